@@ -1,0 +1,88 @@
+#include "runtime/base/pidref.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "runtime/base/status.h"
+#include "runtime/base/text.h"
+
+namespace sock {
+namespace {
+
+// linux/pidfd.h of 6.15; Debian 12's headers are older.
+struct PidfdInfo {
+  uint64_t mask;
+  uint64_t cgroupid;
+  uint32_t pid, tgid, ppid, ruid, rgid, euid, egid, suid, sgid, fsuid, fsgid;
+  int32_t exit_code;
+};
+constexpr uint64_t kPidfdInfoExit = 1ULL << 3;
+constexpr unsigned long kPidfdGetInfo = _IOWR(0xFF, 11, PidfdInfo);
+
+}  // namespace
+
+absl::StatusOr<uint64_t> StartTime(pid_t pid) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%d/stat", pid);
+  Fd fd(open(path, O_RDONLY | O_CLOEXEC));
+  char text[1024];
+  ssize_t n = fd.valid() ? read(fd.get(), text, sizeof text - 1) : -1;
+  if (n <= 0) return absl::NotFoundError(Cat("no process ", pid));
+  text[n] = 0;
+  // The second field, the program's name, may hold anything; what follows its last parenthesis may not.
+  const char* rest = strrchr(text, ')');
+  if (rest == nullptr) return absl::InternalError(Cat("cannot parse `", path, "`"));
+  std::vector<std::string> fields = absl::StrSplit(rest + 2, ' ');
+  uint64_t ticks;
+  if (fields.size() < 20 || !absl::SimpleAtoi(fields[19], &ticks))
+    return absl::InternalError(Cat("cannot parse `", path, "`"));
+  return ticks;
+}
+
+absl::StatusOr<PidRef> OpenPid(pid_t pid) {
+  Fd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  if (!pidfd.valid()) {
+    if (errno == ESRCH || errno == EINVAL) return absl::NotFoundError(Cat("no process ", pid));
+    return ErrnoStatus(errno, Cat("pidfd_open ", pid));
+  }
+  ASSIGN_OR_RETURN(uint64_t start, StartTime(pid));
+  return PidRef{pid, std::move(pidfd), start};
+}
+
+absl::StatusOr<PidRef> OpenPid(pid_t pid, uint64_t start_time) {
+  ASSIGN_OR_RETURN(PidRef process, OpenPid(pid));
+  if (process.start_time != start_time)
+    return absl::NotFoundError(Cat("process ", pid, " is another one than before"));
+  return process;
+}
+
+absl::Status SendSignal(const PidRef& process, int signal) {
+  if (syscall(SYS_pidfd_send_signal, process.pidfd.get(), signal, nullptr, 0) == 0 || errno == ESRCH)
+    return absl::OkStatus();
+  return ErrnoStatus(errno, Cat("send signal ", signal, " to process ", process.pid));
+}
+
+bool HasExited(const PidRef& process) {
+  pollfd p{process.pidfd.get(), POLLIN, 0};
+  return poll(&p, 1, 0) == 1;
+}
+
+std::optional<int> ExitStatusFromPidfd(int pidfd) {
+  PidfdInfo info{};
+  info.mask = kPidfdInfoExit;
+  if (ioctl(pidfd, kPidfdGetInfo, &info) < 0 || !(info.mask & kPidfdInfoExit)) return std::nullopt;
+  return info.exit_code;
+}
+
+}  // namespace sock

@@ -1,0 +1,42 @@
+// A process is more than a number: pid, pidfd and start time in one value, so that a reused pid is never
+// mistaken.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+
+#include "absl/status/statusor.h"
+#include "runtime/base/fd.h"
+
+namespace sock {
+
+struct PidRef {
+  pid_t pid = 0;
+  Fd pidfd;
+  uint64_t start_time = 0;  // clock ticks since boot, field 22 of /proc/PID/stat (proc(5))
+
+  bool valid() const { return pidfd.valid(); }
+};
+
+// Opens `pid` (pidfd_open(2)) and reads its start time. NOT_FOUND where there is no such process.
+absl::StatusOr<PidRef> OpenPid(pid_t pid);
+
+// As OpenPid, but NOT_FOUND unless the process started at `start_time`.
+absl::StatusOr<PidRef> OpenPid(pid_t pid, uint64_t start_time);
+
+// Start time of `pid`, from /proc. NOT_FOUND where there is no such process.
+absl::StatusOr<uint64_t> StartTime(pid_t pid);
+
+// Sends `signal` through the pidfd (pidfd_send_signal(2)). A process that is gone is OK: gone is success.
+absl::Status SendSignal(const PidRef& process, int signal);
+
+// True once the process has exited (the pidfd polls readable).
+bool HasExited(const PidRef& process);
+
+// The wait status (as wait(2) gives it) of an exited process through PIDFD_GET_INFO (Linux 6.15), also after
+// somebody else has reaped it. Empty where it runs still or the kernel can't tell.
+std::optional<int> ExitStatusFromPidfd(int pidfd);
+
+}  // namespace sock

@@ -1,0 +1,44 @@
+// One plan for every container: made in the daemon, carried out by one function in a child of the monitor.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "oci/image_store.h"
+#include "oci/runtime_spec.h"
+#include "runtime/base/fd.h"
+#include "runtime/container/plan.pb.h"  // message Plan: flat; refers to descriptors by their index in `fds`
+#include "runtime/runtime.h"
+
+namespace sock::runtime {
+
+struct PreparedPlan {
+  Plan plan;  // plan.clone_flags(): namespaces that the monitor's clone3 makes (NEWPID, NEWNS, NEWCGROUP …)
+  std::vector<Fd> fds;  // namespaces to join, detached mounts, cgroup entries; stdio is added by the monitor
+  oci::User user;       // as resolved
+};
+
+struct SandboxNamespaces {  // invalid: the host's
+  Fd user, net, ipc, uts, pid;
+};
+
+// In the daemon. Opens and clones every mount, mounts the overlay detached, resolves the user, compiles
+// seccomp (cached). Errors as Runtime::CreateContainer. `fds` hold everything, so nothing is left behind when
+// the result is dropped.
+absl::StatusOr<PreparedPlan> PrepareContainer(const ContainerSpec& spec, const SandboxNamespaces& namespaces,
+                                              CgroupEntry cgroup);
+
+// A plan for a further process in a running container (exec): joins the namespaces of `pid` (opened by
+// `pidfd`).
+absl::StatusOr<PreparedPlan> PrepareExec(const ContainerSpec& container, const oci::User& user, int pidfd,
+                                         pid_t pid, const std::vector<std::string>& args, CgroupEntry cgroup);
+
+// In the forked child, single-threaded, as root of the host. `stdio` become 0, 1 and 2. When all is built it
+// sends one message {ready} over `barrier` (SOCK_SEQPACKET, CLOEXEC), waits for one message from the other
+// side, then executes the program; end of file there instead of a message: it exits. A failed step sends
+// {step, errno, text} and exits 127. So after GO, end of file without a report means that the program runs.
+// Returns never, allocates little, and never throws.
+[[noreturn]] void CarryOut(const Plan& plan, std::vector<Fd> fds, int stdio[3], int barrier);
+
+}  // namespace sock::runtime
