@@ -119,7 +119,9 @@ TEST(PidRefTest, ExitIsSeenAndGoneIsSuccess) {
   ASSERT_EQ(waitpid(pid, &status, 0), pid);
   EXPECT_TRUE(HasExited(*ref));
   EXPECT_TRUE(SendSignal(*ref, SIGKILL).ok());
-  if (std::optional<int> told = ExitStatusFromPidfd(ref->pidfd.get())) EXPECT_EQ(*told, status);
+  if (std::optional<int> told = ExitStatusFromPidfd(ref->pidfd.get())) {
+    EXPECT_EQ(*told, status);
+  }
   EXPECT_TRUE(absl::IsNotFound(OpenPid(pid).status()));
 }
 
