@@ -1,0 +1,52 @@
+// A client of the OCI distribution spec, v2, for pulling.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "oci/image_store.h"
+#include "oci/reference.h"
+
+namespace sock::oci {
+
+struct FetchedManifest {
+  std::string bytes;       // exactly as served; `digest` is theirs
+  std::string media_type;  // the Content-Type without parameters, or the document's own mediaType
+  std::string digest;      // "sha256:<hex>"
+};
+
+// Thread-safe; calls block. Errors of both calls: INVALID_ARGUMENT (a digest, hosts.toml), NOT_FOUND,
+// UNAUTHENTICATED (401), PERMISSION_DENIED (403), UNAVAILABLE (network, 5xx or 429 after retries), DATA_LOSS
+// (digest or size differ), CANCELLED. `cancelled` may be empty; it is asked at least every second.
+class RegistryClient {
+ public:
+  // `certs_dir` holds <host>/hosts.toml; it need not exist. Read again on each call.
+  explicit RegistryClient(std::string certs_dir);
+  ~RegistryClient();
+  RegistryClient(const RegistryClient&) = delete;
+  RegistryClient& operator=(const RegistryClient&) = delete;
+
+  // A manifest or an index, at most 4 MiB. A digest is verified.
+  absl::StatusOr<FetchedManifest> FetchManifest(const Reference& reference, const std::string& tag_or_digest,
+                                                const Credentials& credentials,
+                                                const std::function<bool()>& cancelled);
+
+  // Hands the blob's bytes to `sink` in order, each once, also across retries. `size` is in bytes, from the
+  // descriptor. An error of `sink` ends the call and is returned. What the sink took is good only if the call
+  // returns OK.
+  absl::Status FetchBlob(const Reference& reference, const std::string& digest, uint64_t size,
+                         const Credentials& credentials,
+                         const std::function<absl::Status(std::string_view)>& sink,
+                         const std::function<bool()>& cancelled);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace sock::oci
