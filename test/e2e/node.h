@@ -1,0 +1,63 @@
+// A node for tests: a registry on loopback with a busybox image, a daemon of our own in a folder of its own, a client.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+#include <sys/types.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "api.grpc.pb.h"
+
+namespace sock::test {
+
+namespace api = ::runtime::v1;
+
+class Node {
+ public:
+  // Starts the registry, pushes the image, writes the configuration and starts the daemon. Fails the test on trouble.
+  Node();
+  // Removes every pod, ends daemon, monitor and registry, and removes the folder.
+  ~Node();
+
+  void StartDaemon();
+  void KillDaemon(int signal);  // and waits for its end
+  pid_t monitor_pid() const;
+
+  const std::string& dir() const { return dir_; }
+  std::string image() const;
+  api::RuntimeService::Stub& runtime() { return *runtime_; }
+  api::ImageService::Stub& images() { return *images_; }
+
+  grpc::Status Pull(const std::string& reference);
+  api::PodSandboxConfig PodConfig(const std::string& name) const;
+  // Runs a pod with the handler; returns its id ("" on failure, with the status in `status`).
+  std::string RunPod(const api::PodSandboxConfig& config, const std::string& handler = "sock",
+                     grpc::Status* status = nullptr);
+  api::ContainerConfig ContainerConfig(const std::string& name, std::vector<std::string> command) const;
+  std::string Create(const std::string& pod, const api::PodSandboxConfig& pod_config, const api::ContainerConfig& config,
+                     grpc::Status* status = nullptr);
+  grpc::Status Start(const std::string& container);
+  api::ContainerStatus Status(const std::string& container);
+  // Waits until the container has exited, at most 20 s.
+  api::ContainerStatus WaitExit(const std::string& container);
+  std::string Log(const std::string& name) const;  // the CRI log as it stands
+  // Waits until the log holds `text`, at most 20 s; returns the log.
+  std::string WaitLog(const std::string& name, const std::string& text) const;
+  api::ExecSyncResponse Exec(const std::string& container, std::vector<std::string> command, int64_t timeout_s,
+                             grpc::Status* status = nullptr);
+  grpc::Status RemovePod(const std::string& pod);
+
+  // What of ours is on the machine now: processes, mounts, cgroups, interfaces, named by kind.
+  std::vector<std::string> Leftovers() const;
+
+ private:
+  std::string dir_, listen_;
+  int registry_port_ = 0;
+  pid_t registry_ = -1, daemon_ = -1;
+  std::unique_ptr<api::RuntimeService::Stub> runtime_;
+  std::unique_ptr<api::ImageService::Stub> images_;
+};
+
+}  // namespace sock::test
