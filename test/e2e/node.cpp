@@ -80,7 +80,7 @@ Node::Node() {
   char name[] = "/tmp/sock-e2e-XXXXXX";
   EXPECT_NE(mkdtemp(name), nullptr);
   dir_ = name;
-  listen_ = "unix://" + dir_ + "/cri.sock";
+  listen_ = dir_ + "/cri.sock";
   registry_port_ = FreePort();
   std::ofstream(dir_ + "/registry.yml") << "version: 0.1\nstorage: {filesystem: {rootdirectory: " << dir_
                                         << "/registry}}\nhttp: {addr: \"127.0.0.1:" << registry_port_ << "\"}\n";
@@ -89,8 +89,8 @@ Node::Node() {
   std::string make = Cat(SOURCE_DIR "/hack/images/make-image --busybox /bin/busybox ", dir_, "/layout && skopeo copy -q ",
                          "--dest-tls-verify=false oci:", dir_, "/layout:latest docker://", image());
   EXPECT_EQ(system(make.c_str()), 0);
-  std::ofstream(dir_ + "/config.toml") << "[network]\nbridge = \"csocke2e0\"\nsubnet = \"10.201.0.0/24\"\n"
-                                       << "cni_conf_dir = \"" << dir_ << "/cni\"\n";
+  std::ofstream(dir_ + "/config.toml") << "[bridge]\nname = \"csocke2e0\"\nsubnet = \"10.201.0.0/24\"\n"
+                                       << "[cni]\nconf_dir = \"" << dir_ << "/cni\"\n";
   std::filesystem::create_directories(dir_ + "/logs");
   StartDaemon();
 }
@@ -130,7 +130,7 @@ void Node::StartDaemon() {
   daemon_ = Spawn({DAEMON, "--listen", listen_, "--state", dir_ + "/run", "--root", dir_ + "/lib", "--config",
                    dir_ + "/config.toml"},
                   dir_ + "/daemon.log");
-  auto channel = grpc::CreateChannel(listen_, grpc::InsecureChannelCredentials());
+  auto channel = grpc::CreateChannel("unix:" + listen_, grpc::InsecureChannelCredentials());
   EXPECT_TRUE(channel->WaitForConnected(std::chrono::system_clock::now() + kPatience)) << "no daemon";
   runtime_ = api::RuntimeService::NewStub(channel);
   images_ = api::ImageService::NewStub(channel);
