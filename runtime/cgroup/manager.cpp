@@ -1,0 +1,86 @@
+#include "runtime/cgroup/manager.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "runtime/base/path.h"
+#include "runtime/base/status.h"
+#include "runtime/base/text.h"
+
+namespace sock::runtime::cgroup {
+
+std::vector<std::string> TreeManager::Dirs(const std::string& path) const {
+  std::vector<std::string> dirs = Roots();
+  for (std::string& dir : dirs) dir += "/" + path;
+  return dirs;
+}
+
+absl::StatusOr<std::string> TreeManager::Find(const std::string& path) const {
+  ASSIGN_OR_RETURN(std::string clean, Normalize(path, systemd_));
+  for (const std::string& dir : Dirs(clean)) {
+    if (!Exists(dir)) return absl::NotFoundError(Cat("cgroup `", dir, "`: does not exist"));
+  }
+  return clean;
+}
+
+absl::Status TreeManager::Create(const std::string& path, const oci::Resources& resources) {
+  RETURN_IF_ERROR(CheckResources(resources, mode() == CgroupMode::kV2));
+  ASSIGN_OR_RETURN(std::string clean, Normalize(path, systemd_));
+  std::vector<std::string> made;
+  absl::Status status = Make(clean, &made);
+  if (status.ok()) status = Limit(clean, resources);
+  if (!status.ok()) {
+    for (auto dir = made.rbegin(); dir != made.rend(); ++dir) rmdir(dir->c_str());
+  }
+  return status;
+}
+
+absl::Status TreeManager::Update(const std::string& path, const oci::Resources& resources) {
+  RETURN_IF_ERROR(CheckResources(resources, mode() == CgroupMode::kV2));
+  ASSIGN_OR_RETURN(std::string clean, Find(path));
+  return Limit(clean, resources);
+}
+
+absl::StatusOr<CgroupStats> TreeManager::Stats(const std::string& path) const {
+  ASSIGN_OR_RETURN(std::string clean, Find(path));
+  return Read(clean);
+}
+
+absl::StatusOr<CgroupEntry> TreeManager::Entry(const std::string& path) const {
+  ASSIGN_OR_RETURN(std::string clean, Normalize(path, systemd_));
+  CgroupEntry entry;
+  for (const std::string& dir : Dirs(clean)) {
+    ASSIGN_OR_RETURN(Fd procs, OpenPath(dir + "/cgroup.procs", O_WRONLY));
+    entry.procs.push_back(std::move(procs));
+  }
+  if (mode() == CgroupMode::kV2) {
+    ASSIGN_OR_RETURN(entry.unified, OpenPath(Dirs(clean).front(), O_RDONLY | O_DIRECTORY));
+  }
+  return entry;
+}
+
+absl::StatusOr<std::vector<pid_t>> TreeManager::Pids(const std::string& path) const {
+  ASSIGN_OR_RETURN(std::string clean, Find(path));
+  return PidsOf(Dirs(clean));
+}
+
+absl::Status TreeManager::Remove(const std::string& path) {
+  ASSIGN_OR_RETURN(std::string clean, Normalize(path, systemd_));
+  absl::Status result;
+  for (const std::string& dir : Dirs(clean)) result.Update(RemoveCgroup(dir));
+  return result;
+}
+
+absl::Status TreeManager::EnsureParent(const std::string& path) {
+  ASSIGN_OR_RETURN(std::string clean, Normalize(path, systemd_));
+  std::vector<std::string> made;
+  absl::Status status = Make(clean, &made);
+  if (!status.ok()) {
+    for (auto dir = made.rbegin(); dir != made.rend(); ++dir) rmdir(dir->c_str());
+  }
+  return status;
+}
+
+}  // namespace sock::runtime::cgroup
