@@ -68,9 +68,9 @@ absl::StatusOr<std::vector<pid_t>> TreeManager::Pids(const std::string& path) co
 
 absl::Status TreeManager::Remove(const std::string& path) {
   ASSIGN_OR_RETURN(std::string clean, Normalize(path, systemd_));
-  absl::Status result;
-  for (const std::string& dir : Dirs(clean)) result.Update(RemoveCgroup(dir));
-  return result;
+  // The first that is busy speaks for all: its processes are in the others too.
+  for (const std::string& dir : Dirs(clean)) RETURN_IF_ERROR(RemoveCgroup(dir));
+  return absl::OkStatus();
 }
 
 absl::Status TreeManager::EnsureParent(const std::string& path) {

@@ -115,6 +115,15 @@ absl::Status V1Manager::Limit(const std::string& path, const oci::Resources& r) 
     ASSIGN_OR_RETURN(std::vector<Setting> more,
                      V1Memory(dir, memory, ReadNumber(dir + "/memory.limit_in_bytes"),
                               accounted ? ReadNumber(memsw) : kUnlimited));
+    if (memory.memory_swap && *memory.memory_swap > 0) {
+      // Anonymous memory beyond memory and swap can go nowhere: say so before the kernel tries for seconds.
+      std::string text = ReadText(dir + "/memory.stat");
+      uint64_t use = Keyed(text, "total_rss") + Keyed(text, "total_swap");
+      if (use > static_cast<uint64_t>(*memory.memory_swap)) {
+        return absl::FailedPreconditionError(
+            Cat("memory_swap `", *memory.memory_swap, "`: is below the current use of ", use, " bytes"));
+      }
+    }
     settings.insert(settings.end(), more.begin(), more.end());
   }
   if (r.cpu_shares) {
@@ -210,6 +219,7 @@ absl::Status V1Manager::KillAll(const std::string& path, int timeout_ms) {
   while (!(empty = PidsOf(dirs).empty())) {
     int64_t left = end - NowMs();
     if (left <= 0) break;
+    sched_yield();  // where all listed are past their ends, but not out of the list yet
     // Frozen, nobody forks; it need not be complete, as who escapes is found in the next round.
     if (!freezer.empty()) (void)WriteExisting(freezer + "/freezer.state", "FROZEN");
     KillOnce(dirs, std::min<int64_t>(left, kRoundMs), [&] {
