@@ -1,0 +1,252 @@
+#include <fcntl.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <sys/capability.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include <algorithm>
+#include <cctype>
+#include <string>
+
+#include "runtime/base/channel.h"
+#include "runtime/base/path.h"
+#include "runtime/base/pidref.h"
+#include "runtime/base/status.h"
+#include "runtime/base/text.h"
+#include "runtime/container/container.h"
+#include "runtime/container/mounts.h"
+#include "runtime/container/seccomp.h"
+#include "runtime/container/user.h"
+
+namespace sock::runtime {
+namespace {
+
+int Keep(PreparedPlan& prepared, Fd fd) {
+  prepared.fds.push_back(std::move(fd));
+  return static_cast<int>(prepared.fds.size()) - 1;
+}
+
+absl::StatusOr<uint64_t> CapabilityMask(const std::vector<std::string>& names) {
+  uint64_t mask = 0;
+  for (const std::string& name : names) {
+    std::string lower = name;
+    for (char& c : lower) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    cap_value_t value = 0;
+    if (cap_from_name(lower.c_str(), &value) < 0 || value < 0 || value > 63)
+      return absl::InvalidArgumentError(Cat("capabilities: `", name, "` is not known"));
+    mask |= uint64_t{1} << value;
+  }
+  return mask;
+}
+
+absl::StatusOr<int> RlimitNumber(const std::string& name) {
+  static constexpr struct {
+    const char* name;
+    int value;
+  } kNames[] = {{"RLIMIT_AS", RLIMIT_AS},
+                {"RLIMIT_CORE", RLIMIT_CORE},
+                {"RLIMIT_CPU", RLIMIT_CPU},
+                {"RLIMIT_DATA", RLIMIT_DATA},
+                {"RLIMIT_FSIZE", RLIMIT_FSIZE},
+                {"RLIMIT_LOCKS", RLIMIT_LOCKS},
+                {"RLIMIT_MEMLOCK", RLIMIT_MEMLOCK},
+                {"RLIMIT_MSGQUEUE", RLIMIT_MSGQUEUE},
+                {"RLIMIT_NICE", RLIMIT_NICE},
+                {"RLIMIT_NOFILE", RLIMIT_NOFILE},
+                {"RLIMIT_NPROC", RLIMIT_NPROC},
+                {"RLIMIT_RSS", RLIMIT_RSS},
+                {"RLIMIT_RTPRIO", RLIMIT_RTPRIO},
+                {"RLIMIT_RTTIME", RLIMIT_RTTIME},
+                {"RLIMIT_SIGPENDING", RLIMIT_SIGPENDING},
+                {"RLIMIT_STACK", RLIMIT_STACK}};
+  for (const auto& known : kNames)
+    if (name == known.name) return known.value;
+  return absl::InvalidArgumentError(Cat("rlimits: `", name, "` is not known"));
+}
+
+bool HasVariable(const Plan& plan, std::string_view name) {
+  return std::any_of(plan.env().begin(), plan.env().end(), [&](const std::string& entry) {
+    return entry.size() > name.size() && entry.starts_with(name) && entry[name.size()] == '=';
+  });
+}
+
+// What a container's first process and a further one have in common.
+absl::Status PrepareProcess(const ContainerSpec& container, const oci::User& user, const std::string& home,
+                            const std::vector<std::string>& args, CgroupEntry cgroup,
+                            PreparedPlan& prepared) {
+  const oci::Process& process = container.spec.process;
+  Plan& plan = prepared.plan;
+  if (args.empty() || args[0].empty()) return absl::InvalidArgumentError("process.args: must not be empty");
+  auto has_zero = [](const std::string& text) { return text.find('\0') != std::string::npos; };
+  if (std::any_of(args.begin(), args.end(), has_zero) ||
+      std::any_of(process.env.begin(), process.env.end(), has_zero))
+    return absl::InvalidArgumentError("process: a zero byte in an argument or a variable");
+  std::string cwd = process.cwd.empty() ? "/" : process.cwd;
+  if (!cwd.starts_with('/'))
+    return absl::InvalidArgumentError(Cat("process.cwd: `", cwd, "` is not an absolute path"));
+  if (container.in_user_namespace || !container.spec.uid_mappings.empty())
+    return absl::UnimplementedError("uid_mappings: user namespaces are not supported");
+
+  for (Fd& fd : cgroup.procs) plan.add_cgroup_procs(Keep(prepared, std::move(fd)));
+  if (cgroup.unified.valid()) plan.set_cgroup_unified(Keep(prepared, std::move(cgroup.unified)));
+  *plan.mutable_args() = {args.begin(), args.end()};
+  *plan.mutable_env() = {process.env.begin(), process.env.end()};
+  if (!HasVariable(plan, "HOME")) plan.add_env("HOME=" + home);
+  plan.set_cwd(cwd);
+  plan.set_uid(user.uid);
+  plan.set_gid(user.gid);
+  *plan.mutable_groups() = {user.additional_gids.begin(), user.additional_gids.end()};
+  plan.set_umask(user.umask.value_or(process.user.umask.value_or(022)));
+  prepared.user = user;
+  for (const oci::Rlimit& limit : process.rlimits) {
+    PlanRlimit* entry = plan.add_rlimits();
+    ASSIGN_OR_RETURN(int resource, RlimitNumber(limit.type));
+    entry->set_resource(resource);
+    entry->set_soft(limit.soft);
+    entry->set_hard(limit.hard);
+  }
+  if (process.oom_score_adj) plan.set_oom_score_adj(*process.oom_score_adj);
+  plan.set_no_new_privileges(process.no_new_privileges);
+
+  ASSIGN_OR_RETURN(uint64_t bounding, CapabilityMask(process.capabilities.bounding));
+  ASSIGN_OR_RETURN(uint64_t effective, CapabilityMask(process.capabilities.effective));
+  ASSIGN_OR_RETURN(uint64_t permitted, CapabilityMask(process.capabilities.permitted));
+  ASSIGN_OR_RETURN(uint64_t inheritable, CapabilityMask(process.capabilities.inheritable));
+  ASSIGN_OR_RETURN(uint64_t ambient, CapabilityMask(process.capabilities.ambient));
+  plan.set_cap_bounding(bounding);
+  plan.set_cap_effective(effective & permitted);
+  plan.set_cap_permitted(permitted);
+  plan.set_cap_inheritable(inheritable);
+  plan.set_cap_ambient(ambient);
+
+  if (container.spec.seccomp) {
+    ASSIGN_OR_RETURN(*plan.mutable_seccomp(), CompileSeccomp(*container.spec.seccomp));
+    uint32_t flags = 0;
+    for (const std::string& flag : container.spec.seccomp->flags) {
+      if (flag == "SECCOMP_FILTER_FLAG_LOG") flags |= SECCOMP_FILTER_FLAG_LOG;
+      if (flag == "SECCOMP_FILTER_FLAG_SPEC_ALLOW") flags |= SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+    }
+    plan.set_seccomp_flags(flags);
+  }
+  if (prepared.fds.size() > kMaxMessageFds)
+    return absl::ResourceExhaustedError(Cat("mounts: ", prepared.fds.size(), " descriptors are too many"));
+  return absl::OkStatus();
+}
+
+absl::Status AddDevice(const oci::Device& device, Plan& plan) {
+  if (!device.path.starts_with('/') || device.path.ends_with('/'))
+    return absl::InvalidArgumentError(
+        Cat("devices[].container_path: `", device.path, "` is not an absolute path"));
+  int64_t major_number = device.major, minor_number = device.minor;
+  mode_t type = device.type == 'b' ? S_IFBLK : device.type == 'p' ? S_IFIFO : S_IFCHR;
+  if (major_number == 0 && minor_number == 0 && !device.host_path.empty()) {
+    struct stat st;
+    if (stat(device.host_path.c_str(), &st) < 0) {
+      absl::Status status = ErrnoStatus(errno, Cat("devices[].host_path `", device.host_path, "`"));
+      return errno == ENOENT ? WithCode(status, absl::StatusCode::kNotFound) : status;
+    }
+    if (!S_ISCHR(st.st_mode) && !S_ISBLK(st.st_mode))
+      return absl::InvalidArgumentError(Cat("devices[].host_path: `", device.host_path, "` is not a device"));
+    type = st.st_mode & S_IFMT;
+    major_number = major(st.st_rdev);
+    minor_number = minor(st.st_rdev);
+  }
+  PlanDevice* entry = plan.add_devices();
+  entry->set_path(device.path);
+  entry->set_mode(type | (device.file_mode & 07777));
+  entry->set_major_number(static_cast<uint32_t>(major_number));
+  entry->set_minor_number(static_cast<uint32_t>(minor_number));
+  entry->set_uid(device.uid);
+  entry->set_gid(device.gid);
+  entry->set_host_path(device.host_path);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<PreparedPlan> PrepareContainer(const ContainerSpec& spec, const SandboxNamespaces& namespaces,
+                                              CgroupEntry cgroup) {
+  if (namespaces.user.valid() || spec.in_user_namespace || !spec.spec.uid_mappings.empty())
+    return absl::UnimplementedError("uid_mappings: user namespaces are not supported");
+  PreparedPlan prepared;
+  Plan& plan = prepared.plan;
+  ASSIGN_OR_RETURN(Fd root, MountRootfs(spec.rootfs));
+  ASSIGN_OR_RETURN(ResolvedUser user, ResolveUser(root.get(), spec.user));
+  plan.set_root(Keep(prepared, std::move(root)));
+  plan.set_root_readonly(spec.spec.root_readonly);
+
+  plan.set_clone_flags(CLONE_NEWNS);
+  plan.set_new_cgroup_ns(true);
+  struct {
+    const Fd& fd;
+    void (Plan::*set)(int32_t);
+  } const joins[] = {{namespaces.net, &Plan::set_net_ns},
+                     {namespaces.ipc, &Plan::set_ipc_ns},
+                     {namespaces.uts, &Plan::set_uts_ns},
+                     {namespaces.pid, &Plan::set_join_pid_ns_fd}};
+  for (const auto& join : joins) {
+    if (!join.fd.valid()) continue;
+    ASSIGN_OR_RETURN(Fd copy, join.fd.Dup());
+    (plan.*join.set)(Keep(prepared, std::move(copy)));
+  }
+  if (!namespaces.pid.valid() && !spec.host_pid) plan.set_clone_flags(CLONE_NEWNS | CLONE_NEWPID);
+  if (namespaces.uts.valid()) plan.set_hostname(spec.spec.hostname);
+
+  for (const oci::Mount& mount : spec.spec.mounts) {
+    Fd tree;
+    PlanMount* entry = plan.add_mounts();
+    RETURN_IF_ERROR(PrepareMount(mount, *entry, tree));
+    if (tree.valid()) entry->set_fd(Keep(prepared, std::move(tree)));
+    if (entry->target() == "/dev") plan.set_populate_dev(entry->type() == "tmpfs");
+  }
+  if (plan.populate_dev()) {
+    static constexpr struct {
+      const char* path;
+      int major_number, minor_number;
+    } kDevices[] = {{"/dev/null", 1, 3},   {"/dev/zero", 1, 5},    {"/dev/full", 1, 7},
+                    {"/dev/random", 1, 8}, {"/dev/urandom", 1, 9}, {"/dev/tty", 5, 0}};
+    for (const auto& device : kDevices)
+      RETURN_IF_ERROR(AddDevice(
+          {device.path, 'c', device.major_number, device.minor_number, 0666, 0, 0, device.path}, plan));
+  }
+  for (const oci::Device& device : spec.spec.devices) RETURN_IF_ERROR(AddDevice(device, plan));
+  for (const auto& [name, value] : spec.spec.sysctl) {
+    PlanSysctl* entry = plan.add_sysctls();
+    std::string path = name;
+    if (path.find('/') == std::string::npos) std::replace(path.begin(), path.end(), '.', '/');
+    if (path.find("..") != std::string::npos || path.empty())
+      return absl::InvalidArgumentError(Cat("sysctls: `", name, "` is not a sysctl"));
+    entry->set_path("/proc/sys/" + path);
+    entry->set_value(value);
+  }
+  *plan.mutable_masked_paths() = {spec.spec.masked_paths.begin(), spec.spec.masked_paths.end()};
+  *plan.mutable_readonly_paths() = {spec.spec.readonly_paths.begin(), spec.spec.readonly_paths.end()};
+  plan.set_terminal(spec.spec.process.terminal);
+  RETURN_IF_ERROR(
+      PrepareProcess(spec, user.user, user.home, spec.spec.process.args, std::move(cgroup), prepared));
+  return prepared;
+}
+
+absl::StatusOr<PreparedPlan> PrepareExec(const ContainerSpec& container, const oci::User& user, int pidfd,
+                                         pid_t pid, const std::vector<std::string>& args,
+                                         CgroupEntry cgroup) {
+  PreparedPlan prepared;
+  Plan& plan = prepared.plan;
+  Fd process(fcntl(pidfd, F_DUPFD_CLOEXEC, 3));
+  if (!process.valid()) return ErrnoStatus(errno, "copy pidfd");
+  // The namespace is the right process's if that lives still after it was opened: asked by the pidfd below.
+  ASSIGN_OR_RETURN(Fd pid_ns, OpenPath(Cat("/proc/", pid, "/ns/pid"), O_RDONLY));
+  ASSIGN_OR_RETURN(Fd root, OpenPath(Cat("/proc/", pid, "/root"), O_PATH | O_DIRECTORY));
+  PidRef alive{pid, std::move(process), 0};
+  if (HasExited(alive)) return absl::NotFoundError(Cat("process ", pid, " has exited"));
+  plan.set_join_pid_ns_fd(Keep(prepared, std::move(pid_ns)));
+  plan.set_join_pidfd(Keep(prepared, std::move(alive.pidfd)));
+  plan.set_join_flags(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP);
+  RETURN_IF_ERROR(
+      PrepareProcess(container, user, HomeOf(root.get(), user.uid), args, std::move(cgroup), prepared));
+  return prepared;
+}
+
+}  // namespace sock::runtime
