@@ -1,0 +1,27 @@
+// The daemon's configuration: a TOML file over embedded defaults. An unknown key is an error.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace sock::cri {
+
+struct Config {
+  std::vector<std::string> handlers{"", "sock"};  // names of RuntimeClass handlers that are served
+  std::string certs_dir = "/etc/cri-sock/certs.d";
+  std::string cgroup_driver = "cgroupfs";  // or "systemd"
+  std::string seccomp_profile_root = "/var/lib/kubelet/seccomp";
+  int spare_sandboxes = 8;
+  int parallel_downloads = 3;
+  std::string cni_conf_dir = "/etc/cni/net.d";
+  std::vector<std::string> cni_bin_dirs{"/opt/cni/bin", "/usr/lib/cni"};
+  std::string bridge = "cri-sock0", subnet = "10.88.0.0/16";
+};
+
+// Reads `path`. A missing file is the defaults. INVALID_ARGUMENT names the key and the line.
+absl::StatusOr<Config> LoadConfig(const std::string& path);
+absl::StatusOr<Config> ParseConfig(const std::string& text);
+
+}  // namespace sock::cri

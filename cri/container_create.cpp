@@ -1,0 +1,92 @@
+#include <absl/cleanup/cleanup.h>
+#include <google/protobuf/util/message_differencer.h>
+
+#include "cri/convert.h"
+#include "cri/cri.h"
+#include "runtime/base/ids.h"
+#include "runtime/base/text.h"
+
+namespace sock::cri {
+
+absl::Status Cri::CreateContainer(const api::CreateContainerRequest& request,
+                                  api::CreateContainerResponse* response) {
+  const api::ContainerConfig& config = request.config();
+  if (config.metadata().name().empty()) {
+    return absl::InvalidArgumentError("config.metadata.name is empty");
+  }
+  if (config.image().image().empty()) return absl::InvalidArgumentError("config.image.image is empty");
+  ASSIGN_OR_RETURN(SandboxPtr sandbox, sandboxes_.Find(request.pod_sandbox_id()));
+  std::shared_lock op(sandbox->op);
+  auto pod = sandbox->Get();
+  if (pod->state() != api::SANDBOX_READY) {
+    return absl::FailedPreconditionError(Cat("sandbox `", pod->id, "` is not ready"));
+  }
+
+  ContainerRecord record;
+  record.sandbox_id = pod->id;
+  record.config = config;
+  const std::string name = record.Name();
+  if (std::string first = containers_.Reserve(name); !first.empty()) {
+    auto found = containers_.Find(first);
+    if (found.ok() && (*found)->Get()->state() == api::CONTAINER_CREATED &&
+        google::protobuf::util::MessageDifferencer::Equals((*found)->Get()->config, config)) {
+      response->set_container_id(first);
+      return absl::OkStatus();
+    }
+    return absl::AlreadyExistsError(Cat("container `", name, "` exists already as `", first, "`"));
+  }
+  absl::Cleanup release = [&] { containers_.Release(name); };
+
+  ASSIGN_OR_RETURN(oci::Image image, images_->Get(config.image().image()));
+  record.image_id = image.id;
+  record.image_ref = image.repo_digests.empty() ? image.id : image.repo_digests.front();
+  ASSIGN_OR_RETURN(int asked, FromApiSignal(config.stop_signal()));
+  if (asked) {
+    record.stop_signal = asked;
+  } else {
+    ASSIGN_OR_RETURN_AS(record.stop_signal, ParseSignal(image.config.stop_signal), "image's stop signal");
+  }
+
+  record.id = NewId();
+  // Only the sandbox's own configuration counts: kubelet sends it again with every container.
+  const api::PodSandboxConfig& pod_config = pod->config;
+  const bool host_ipc = pod_config.linux().security_context().namespace_options().ipc() == api::NODE;
+  ConvertContext context;
+  context.resolv_conf = FilesDir(pod->id) + "/resolv.conf";
+  context.hosts = FilesDir(pod->id) + "/hosts";
+  context.hostname_file = FilesDir(pod->id) + "/hostname";
+  context.shm_dir = host_ipc ? "/dev/shm" : FilesDir(pod->id) + "/shm";
+  context.seccomp_profile_root = config_.seccomp_profile_root;
+  context.cgroup_path = record.cgroup_path = runtime_->cgroups().PathFor(pod->cgroup_parent, record.id);
+
+  ASSIGN_OR_RETURN(oci::Rootfs rootfs, images_->CreateSnapshot(record.id, image.id, 0, 0));
+  absl::Cleanup drop_snapshot = [&] { images_->RemoveSnapshot(record.id).IgnoreError(); };
+  ASSIGN_OR_RETURN(sock::runtime::ContainerSpec spec,
+                   ToContainerSpec(record.id, pod->id, config, pod_config, image, rootfs, context));
+  if (!spec.target_pid_container.empty()) {
+    ASSIGN_OR_RETURN_AS(ContainerPtr target, containers_.Find(spec.target_pid_container),
+                        "config.linux.security_context.namespace_options.target_id");
+    if (target->Get()->sandbox_id != pod->id) {
+      return absl::InvalidArgumentError("namespace_options.target_id is a container of another sandbox");
+    }
+    spec.target_pid_container = target->id;
+  }
+  record.log_path = spec.log_path;
+
+  ASSIGN_OR_RETURN(sock::runtime::ContainerInfo info, runtime_->CreateContainer(spec));
+  absl::Cleanup drop_container = [&] { runtime_->RemoveContainer(record.id).IgnoreError(); };
+  record.user.set_uid(info.user.uid);
+  record.user.set_gid(info.user.gid);
+  for (uint32_t gid : info.user.additional_gids) record.user.add_supplemental_groups(gid);
+  record.created_at = NowNs();
+  ASSIGN_OR_RETURN(ContainerPtr added, containers_.Add(record));
+  std::move(drop_container).Cancel();
+  std::move(drop_snapshot).Cancel();
+  std::move(release).Cancel();
+  // An exit before it was in the table was told to nobody.
+  if (auto state = runtime_->State(added->id); state.exit) RecordExit(*added, *state.exit).IgnoreError();
+  response->set_container_id(added->id);
+  return absl::OkStatus();
+}
+
+}  // namespace sock::cri

@@ -1,0 +1,74 @@
+#include <algorithm>
+#include <csignal>
+
+#include "cri/cri.h"
+#include "runtime/base/text.h"
+
+namespace sock::cri {
+
+absl::Status RecordExit(Container& container, const sock::runtime::ExitInfo& exit) {
+  return container.Update(
+      [&](ContainerRecord& r) {
+        if (r.finished_at) return;
+        r.finished_at =
+            std::chrono::duration_cast<std::chrono::nanoseconds>(exit.finished_at.time_since_epoch()).count();
+        if (r.finished_at <= 0) r.finished_at = NowNs();
+        r.exit_code = exit.exit_code;
+        r.reason = !exit.reason.empty() ? exit.reason : exit.exit_code == 0 ? "Completed" : "Error";
+        r.message = exit.message;
+      },
+      true);
+}
+
+void Cri::OnExit(const std::string& id, const sock::runtime::ExitInfo& exit) {
+  auto found = containers_.Find(id);
+  if (found.ok()) RecordExit(**found, exit).IgnoreError();
+}
+
+absl::Status Cri::EndContainer(Container& container, int signal, std::chrono::milliseconds grace) {
+  RETURN_IF_ERROR(runtime_->StopContainer(container.id, signal, grace));
+  if (container.Get()->finished_at) return absl::OkStatus();
+  sock::runtime::ContainerState state = runtime_->State(container.id);
+  sock::runtime::ExitInfo exit;
+  if (state.exit) {
+    exit = *state.exit;
+  } else {
+    exit.exit_code = 255;
+    exit.reason = "Unknown";
+    exit.message = "it is gone and how it ended is not known";
+    exit.finished_at = std::chrono::system_clock::now();
+  }
+  return RecordExit(container, exit);
+}
+
+absl::Status Cri::StopContainer(const api::StopContainerRequest& request, api::StopContainerResponse*) {
+  auto found = containers_.Find(request.container_id());
+  if (absl::IsNotFound(found.status())) return absl::OkStatus();
+  RETURN_IF_ERROR(found.status());
+  auto record = (*found)->Get();
+  if (record->finished_at) return absl::OkStatus();
+  // Seconds; the runtime counts milliseconds. No operation lock: a second stop with a shorter grace does not
+  // wait for the first.
+  const int64_t seconds = std::clamp<int64_t>(request.timeout(), 0, 365ll * 24 * 3600);
+  return EndContainer(**found, record->stop_signal ? record->stop_signal : SIGTERM,
+                      std::chrono::seconds(seconds));
+}
+
+absl::Status Cri::RemoveContainerLocked(Container& container) {
+  if (!container.Get()->finished_at) {
+    RETURN_IF_ERROR(EndContainer(container, SIGKILL, std::chrono::milliseconds(0)));
+  }
+  RETURN_IF_ERROR(runtime_->RemoveContainer(container.id));
+  RETURN_IF_ERROR(images_->RemoveSnapshot(container.id));
+  return containers_.Remove(container.id);
+}
+
+absl::Status Cri::RemoveContainer(const api::RemoveContainerRequest& request, api::RemoveContainerResponse*) {
+  auto found = containers_.Find(request.container_id());
+  if (absl::IsNotFound(found.status())) return absl::OkStatus();
+  RETURN_IF_ERROR(found.status());
+  std::unique_lock op((*found)->op);
+  return RemoveContainerLocked(**found);
+}
+
+}  // namespace sock::cri

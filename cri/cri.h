@@ -1,0 +1,102 @@
+// The CRI's methods over a Runtime and an ImageStore, without gRPC: one method per RPC, each in the file of
+// its group. Every method may be called from any thread. Errors are the codes that the CRI's client sees.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cri/config.h"
+#include "cri/store.h"
+#include "oci/image_store.h"
+#include "runtime/runtime.h"
+
+namespace sock::cri {
+
+class Cri {
+ public:
+  // `runtime` and `images` are not owned and outlive it. OnExit may come before Recover: it is ignored for
+  // unknown ids.
+  Cri(Config config, std::string state_dir);
+  void Use(sock::runtime::Runtime* runtime, oci::ImageStore* images) {
+    runtime_ = runtime;
+    images_ = images;
+  }
+
+  // Loads the records, has the runtime adopt what lives, removes what nobody owns. What could not be mended
+  // without being fatal is told in `warnings`.
+  absl::Status Recover(std::vector<std::string>& warnings);
+  void OnExit(const std::string& id, const sock::runtime::ExitInfo& exit);
+
+  absl::Status Version(const api::VersionRequest&, api::VersionResponse*);
+  absl::Status Status(const api::StatusRequest&, api::StatusResponse*);
+  absl::Status RuntimeConfig(const api::RuntimeConfigRequest&, api::RuntimeConfigResponse*);
+  absl::Status UpdateRuntimeConfig(const api::UpdateRuntimeConfigRequest&, api::UpdateRuntimeConfigResponse*);
+
+  absl::Status RunPodSandbox(const api::RunPodSandboxRequest&, api::RunPodSandboxResponse*);
+  absl::Status StopPodSandbox(const api::StopPodSandboxRequest&, api::StopPodSandboxResponse*);
+  absl::Status RemovePodSandbox(const api::RemovePodSandboxRequest&, api::RemovePodSandboxResponse*);
+  absl::Status PodSandboxStatus(const api::PodSandboxStatusRequest&, api::PodSandboxStatusResponse*);
+  absl::Status ListPodSandbox(const api::ListPodSandboxRequest&, api::ListPodSandboxResponse*);
+
+  absl::Status CreateContainer(const api::CreateContainerRequest&, api::CreateContainerResponse*);
+  absl::Status StartContainer(const api::StartContainerRequest&, api::StartContainerResponse*);
+  absl::Status StopContainer(const api::StopContainerRequest&, api::StopContainerResponse*);
+  absl::Status RemoveContainer(const api::RemoveContainerRequest&, api::RemoveContainerResponse*);
+  absl::Status ContainerStatus(const api::ContainerStatusRequest&, api::ContainerStatusResponse*);
+  absl::Status ListContainers(const api::ListContainersRequest&, api::ListContainersResponse*);
+  absl::Status UpdateContainerResources(const api::UpdateContainerResourcesRequest&,
+                                        api::UpdateContainerResourcesResponse*);
+  absl::Status ReopenContainerLog(const api::ReopenContainerLogRequest&, api::ReopenContainerLogResponse*);
+  absl::Status ExecSync(const api::ExecSyncRequest&, api::ExecSyncResponse*);
+
+  absl::Status ContainerStats(const api::ContainerStatsRequest&, api::ContainerStatsResponse*);
+  absl::Status ListContainerStats(const api::ListContainerStatsRequest&, api::ListContainerStatsResponse*);
+  absl::Status PodSandboxStats(const api::PodSandboxStatsRequest&, api::PodSandboxStatsResponse*);
+  absl::Status ListPodSandboxStats(const api::ListPodSandboxStatsRequest&, api::ListPodSandboxStatsResponse*);
+
+  absl::Status ListImages(const api::ListImagesRequest&, api::ListImagesResponse*);
+  absl::Status ImageStatus(const api::ImageStatusRequest&, api::ImageStatusResponse*);
+  absl::Status PullImage(const api::PullImageRequest&, std::function<bool()> cancelled,
+                         api::PullImageResponse*);
+  absl::Status RemoveImage(const api::RemoveImageRequest&, api::RemoveImageResponse*);
+  absl::Status ImageFsInfo(const api::ImageFsInfoRequest&, api::ImageFsInfoResponse*);
+
+ private:
+  using SandboxPtr = std::shared_ptr<Sandbox>;
+  using ContainerPtr = std::shared_ptr<Container>;
+
+  std::string FilesDir(const std::string& sandbox_id) const { return state_dir_ + "/sandbox-files/" + sandbox_id; }
+  // resolv.conf, hosts, hostname and the pod's /dev/shm.
+  absl::Status WriteSandboxFiles(const SandboxRecord& record);
+  absl::Status RemoveSandboxFiles(const std::string& sandbox_id);
+  std::vector<ContainerPtr> ContainersOf(const std::string& sandbox_id) const;
+  // Both with the sandbox's op held exclusively.
+  absl::Status StopSandboxLocked(Sandbox& sandbox);
+  absl::Status RemoveContainerLocked(Container& container);
+  // Ends it and records how it ended.
+  absl::Status EndContainer(Container& container, int signal, std::chrono::milliseconds grace);
+  absl::Status FillStats(const Container& container, api::ContainerStats* out) const;
+  absl::Status FillPodStats(const Sandbox& sandbox, api::PodSandboxStats* out) const;
+
+  const Config config_;
+  const std::string state_dir_;
+  Table<SandboxRecord> sandboxes_;
+  Table<ContainerRecord> containers_;
+  sock::runtime::Runtime* runtime_ = nullptr;
+  oci::ImageStore* images_ = nullptr;
+};
+
+// Records an exit once; later ones change nothing.
+absl::Status RecordExit(Container& container, const sock::runtime::ExitInfo& exit);
+// Every pair of `selector` stands in `labels`.
+bool LabelsMatch(const google::protobuf::Map<std::string, std::string>& selector,
+                 const google::protobuf::Map<std::string, std::string>& labels);
+// "SIGTERM", "TERM", "15", "SIGRTMIN+3" or "" (SIGTERM). INVALID_ARGUMENT otherwise.
+absl::StatusOr<int> ParseSignal(const std::string& text);
+// The CRI's name of a signal number, and the number of the CRI's name (0 for SIGNAL_RUNTIME_DEFAULT).
+api::Signal ToApiSignal(int number);
+absl::StatusOr<int> FromApiSignal(api::Signal signal);
+
+}  // namespace sock::cri

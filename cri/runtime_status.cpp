@@ -1,0 +1,68 @@
+#include <nlohmann/json.hpp>
+
+#include "cri/cri.h"
+#include "runtime/base/text.h"
+
+namespace sock::cri {
+
+Cri::Cri(Config config, std::string state_dir)
+    : config_(std::move(config)),
+      state_dir_(std::move(state_dir)),
+      sandboxes_("sandbox", state_dir_ + "/sandboxes"),
+      containers_("container", state_dir_ + "/containers") {}
+
+absl::Status Cri::Version(const api::VersionRequest&, api::VersionResponse* response) {
+  response->set_version("0.1.0");  // of the kubelet's runtime API, as every runtime answers
+  response->set_runtime_name("cri-sock");
+  response->set_runtime_version(CRI_SOCK_VERSION);
+  response->set_runtime_api_version("v1");
+  return absl::OkStatus();
+}
+
+absl::Status Cri::Status(const api::StatusRequest& request, api::StatusResponse* response) {
+  api::RuntimeCondition* ready = response->mutable_status()->add_conditions();
+  ready->set_type("RuntimeReady");
+  ready->set_status(true);
+  api::RuntimeCondition* network = response->mutable_status()->add_conditions();
+  network->set_type("NetworkReady");
+  absl::Status network_ready = runtime_->network().Ready();
+  network->set_status(network_ready.ok());
+  if (!network_ready.ok()) {
+    network->set_reason("NetworkNotReady");
+    network->set_message(std::string(network_ready.message()));
+  }
+  for (const std::string& name : config_.handlers) response->add_runtime_handlers()->set_name(name);
+  for (auto& handler : *response->mutable_runtime_handlers()) {
+    handler.mutable_features()->set_recursive_read_only_mounts(true);
+    handler.mutable_features()->set_user_namespaces(false);
+  }
+  response->mutable_features()->set_supplemental_groups_policy(true);
+  if (request.verbose()) {
+    nlohmann::json info = {{"version", CRI_SOCK_VERSION},
+                           {"state_dir", state_dir_},
+                           {"image_root", images_->root()},
+                           {"cgroup_driver", config_.cgroup_driver},
+                           {"network", runtime_->network().Describe()},
+                           {"handlers", config_.handlers},
+                           {"sandboxes", sandboxes_.List().size()},
+                           {"containers", containers_.List().size()}};
+    (*response->mutable_info())["config"] =
+        info.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Cri::RuntimeConfig(const api::RuntimeConfigRequest&, api::RuntimeConfigResponse* response) {
+  response->mutable_linux()->set_cgroup_driver(config_.cgroup_driver == "systemd" ? api::SYSTEMD
+                                                                                  : api::CGROUPFS);
+  return absl::OkStatus();
+}
+
+absl::Status Cri::UpdateRuntimeConfig(const api::UpdateRuntimeConfigRequest& request,
+                                      api::UpdateRuntimeConfigResponse*) {
+  const std::string& cidr = request.runtime_config().network_config().pod_cidr();
+  if (cidr.empty()) return absl::OkStatus();
+  return runtime_->network().SetPodCidr(cidr);
+}
+
+}  // namespace sock::cri

@@ -1,0 +1,164 @@
+#include <absl/cleanup/cleanup.h>
+#include <google/protobuf/util/message_differencer.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "cri/convert.h"
+#include "cri/cri.h"
+#include "runtime/base/atomic_file.h"
+#include "runtime/base/ids.h"
+#include "runtime/base/path.h"
+#include "runtime/base/text.h"
+
+namespace sock::cri {
+
+namespace {
+
+using namespace std::string_literals;
+
+template <typename Words>
+std::string Join(const Words& words) {
+  std::string text;
+  for (const auto& word : words) text += Cat(text.empty() ? "" : " ", word);
+  return text;
+}
+
+// resolv.conf(5).
+template <typename Words>
+std::string ResolvConf(const Words& servers, const Words& searches, const Words& options) {
+  std::string text;
+  if (!searches.empty()) text += Cat("search ", Join(searches), "\n");
+  for (const auto& server : servers) text += Cat("nameserver ", server, "\n");
+  if (!options.empty()) text += Cat("options ", Join(options), "\n");
+  return text;
+}
+
+bool HostNetwork(const api::PodSandboxConfig& config) {
+  return config.linux().security_context().namespace_options().network() == api::NODE;
+}
+
+absl::Status CheckConfig(const api::PodSandboxConfig& config) {
+  const auto& metadata = config.metadata();
+  if (metadata.name().empty()) return absl::InvalidArgumentError("config.metadata.name is empty");
+  if (metadata.namespace_().empty()) return absl::InvalidArgumentError("config.metadata.namespace is empty");
+  if (config.hostname().size() > 64) {
+    return absl::InvalidArgumentError(Cat("config.hostname `", config.hostname(), "` is over 64 bytes"));
+  }
+  // These become lines of files.
+  for (const auto* words :
+       {&config.dns_config().servers(), &config.dns_config().searches(), &config.dns_config().options()}) {
+    for (const std::string& word : *words) {
+      if (word.find_first_of("\n\r\0"s) != std::string::npos) {
+        return absl::InvalidArgumentError("config.dns_config has a line break in a word");
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Cri::WriteSandboxFiles(const SandboxRecord& record) {
+  const std::string dir = FilesDir(record.id);
+  const auto& config = record.config;
+  const auto& dns = config.dns_config();
+  const auto& network = record.info.network;
+  RETURN_IF_ERROR(MakeDirs(dir, 0711));
+
+  std::string resolv;
+  if (dns.servers_size() || dns.searches_size() || dns.options_size()) {
+    resolv = ResolvConf(dns.servers(), dns.searches(), dns.options());
+  } else if (!network.dns_servers.empty()) {
+    resolv = ResolvConf(network.dns_servers, network.dns_searches, network.dns_options);
+  } else if (auto host = ReadFile("/etc/resolv.conf", 1 << 20); host.ok()) {
+    resolv = *host;
+  }
+
+  std::string hostname = config.hostname(), hosts;
+  if (hostname.empty()) {
+    char name[65] = {};
+    if (gethostname(name, sizeof name - 1) == 0) hostname = name;
+  }
+  if (HostNetwork(config)) {
+    if (auto host = ReadFile("/etc/hosts", 1 << 20); host.ok()) hosts = *host;
+  } else {
+    hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+    for (const std::string& ip : network.ips) hosts += Cat(ip, "\t", hostname, "\n");
+  }
+
+  RETURN_IF_ERROR(WriteFileAtomic(dir + "/resolv.conf", resolv, Durability::kProcess, 0644));
+  RETURN_IF_ERROR(WriteFileAtomic(dir + "/hosts", hosts, Durability::kProcess, 0644));
+  RETURN_IF_ERROR(WriteFileAtomic(dir + "/hostname", hostname + "\n", Durability::kProcess, 0644));
+
+  if (config.linux().security_context().namespace_options().ipc() != api::NODE) {
+    const std::string shm = dir + "/shm";
+    RETURN_IF_ERROR(MakeDirs(shm, 0755));
+    if (mount("shm", shm.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777,size=65536k") != 0) {
+      return ErrnoStatus(errno, Cat("mount tmpfs at `", shm, "`"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Cri::RemoveSandboxFiles(const std::string& sandbox_id) {
+  const std::string dir = FilesDir(sandbox_id);
+  if (umount2((dir + "/shm").c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) != 0 && errno != EINVAL &&
+      errno != ENOENT) {
+    return ErrnoStatus(errno, Cat("unmount `", dir, "/shm`"));
+  }
+  return RemoveTree(dir);
+}
+
+absl::Status Cri::RunPodSandbox(const api::RunPodSandboxRequest& request,
+                                api::RunPodSandboxResponse* response) {
+  if (std::find(config_.handlers.begin(), config_.handlers.end(), request.runtime_handler()) ==
+      config_.handlers.end()) {
+    return absl::InvalidArgumentError(
+        Cat("runtime_handler `", request.runtime_handler(), "` is not configured"));
+  }
+  RETURN_IF_ERROR(CheckConfig(request.config()));
+
+  SandboxRecord record;
+  record.handler = request.runtime_handler();
+  record.config = request.config();
+  const std::string name = record.Name();
+  if (std::string first = sandboxes_.Reserve(name); !first.empty()) {
+    auto found = sandboxes_.Find(first);
+    if (found.ok()) {
+      auto known = (*found)->Get();
+      if (known->state() == api::SANDBOX_READY && known->handler == record.handler &&
+          google::protobuf::util::MessageDifferencer::Equals(known->config, record.config)) {
+        response->set_pod_sandbox_id(first);
+        return absl::OkStatus();
+      }
+    }
+    return absl::AlreadyExistsError(Cat("sandbox `", name, "` exists already as `", first, "`"));
+  }
+  absl::Cleanup release = [&] { sandboxes_.Release(name); };
+
+  record.id = NewId();
+  ASSIGN_OR_RETURN(sock::runtime::SandboxSpec spec, ToSandboxSpec(record.id, record.config, ""));
+  record.cgroup_parent = record.config.linux().cgroup_parent();
+  if (record.cgroup_parent.empty()) record.cgroup_parent = "/cri-sock";
+  // The directory that PathFor places containers in: expanded where the driver is systemd.
+  std::string probe = runtime_->cgroups().PathFor(record.cgroup_parent, record.id);
+  RETURN_IF_ERROR(runtime_->cgroups().EnsureParent(probe.substr(0, probe.rfind('/'))));
+
+  ASSIGN_OR_RETURN(record.info, runtime_->CreateSandbox(spec));
+  absl::Cleanup undo = [&] {
+    RemoveSandboxFiles(record.id).IgnoreError();
+    runtime_->StopSandbox(spec, record.info).IgnoreError();
+    runtime_->RemoveSandbox(spec, record.info).IgnoreError();
+  };
+  RETURN_IF_ERROR(WriteSandboxFiles(record));
+  record.created_at = NowNs();
+  ASSIGN_OR_RETURN(SandboxPtr added, sandboxes_.Add(record));
+  std::move(undo).Cancel();
+  std::move(release).Cancel();
+  response->set_pod_sandbox_id(added->id);
+  return absl::OkStatus();
+}
+
+}  // namespace sock::cri

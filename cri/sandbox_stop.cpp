@@ -1,0 +1,61 @@
+#include <csignal>
+
+#include "cri/convert.h"
+#include "cri/cri.h"
+#include "runtime/base/text.h"
+
+namespace sock::cri {
+
+std::vector<Cri::ContainerPtr> Cri::ContainersOf(const std::string& sandbox_id) const {
+  std::vector<ContainerPtr> all;
+  for (ContainerPtr& container : containers_.List()) {
+    if (container->Get()->sandbox_id == sandbox_id) all.push_back(std::move(container));
+  }
+  return all;
+}
+
+absl::Status Cri::StopSandboxLocked(Sandbox& sandbox) {
+  auto record = sandbox.Get();
+  absl::Status first;
+  for (const ContainerPtr& container : ContainersOf(sandbox.id)) {
+    if (container->Get()->finished_at) continue;
+    first.Update(EndContainer(*container, SIGKILL, std::chrono::milliseconds(0)));
+  }
+  RETURN_IF_ERROR(first);
+  ASSIGN_OR_RETURN(sock::runtime::SandboxSpec spec,
+                   ToSandboxSpec(record->id, record->config, ""));
+  // Also where it is stopped already: a retry takes away what an earlier failure left.
+  RETURN_IF_ERROR(runtime_->StopSandbox(spec, record->info));
+  if (record->stopped_at) return absl::OkStatus();
+  return sandbox.Update([](SandboxRecord& r) { r.stopped_at = NowNs(); });
+}
+
+absl::Status Cri::StopPodSandbox(const api::StopPodSandboxRequest& request, api::StopPodSandboxResponse*) {
+  auto found = sandboxes_.Find(request.pod_sandbox_id());
+  if (absl::IsNotFound(found.status())) return absl::OkStatus();
+  RETURN_IF_ERROR(found.status());
+  std::unique_lock op((*found)->op);
+  return StopSandboxLocked(**found);
+}
+
+absl::Status Cri::RemovePodSandbox(const api::RemovePodSandboxRequest& request,
+                                   api::RemovePodSandboxResponse*) {
+  auto found = sandboxes_.Find(request.pod_sandbox_id());
+  if (absl::IsNotFound(found.status())) return absl::OkStatus();
+  RETURN_IF_ERROR(found.status());
+  Sandbox& sandbox = **found;
+  std::unique_lock op(sandbox.op);
+  RETURN_IF_ERROR(StopSandboxLocked(sandbox));
+  for (const ContainerPtr& container : ContainersOf(sandbox.id)) {
+    std::unique_lock container_op(container->op);
+    RETURN_IF_ERROR(RemoveContainerLocked(*container));
+  }
+  auto record = sandbox.Get();
+  ASSIGN_OR_RETURN(sock::runtime::SandboxSpec spec,
+                   ToSandboxSpec(record->id, record->config, ""));
+  RETURN_IF_ERROR(runtime_->RemoveSandbox(spec, record->info));
+  RETURN_IF_ERROR(RemoveSandboxFiles(sandbox.id));
+  return sandboxes_.Remove(sandbox.id);
+}
+
+}  // namespace sock::cri
