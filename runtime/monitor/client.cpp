@@ -1,0 +1,169 @@
+#include "runtime/monitor/client.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "runtime/base/channel.h"
+#include "runtime/base/status.h"
+#include "runtime/base/text.h"
+
+namespace sock::runtime::monitor {
+namespace {
+
+// Forks twice, so that the monitor is nobody's child, in a session of its own. Its listening socket is made
+// here and inherited: who connects now waits until it accepts.
+absl::Status Spawn(const std::string& socket_path, const std::string& program) {
+  ASSIGN_OR_RETURN(Fd listener, ListenChannel(socket_path));
+  ASSIGN_OR_RETURN(Pipe failed, MakePipe());
+  std::string number = Cat(3);
+  char* argv[] = {const_cast<char*>(program.c_str()), const_cast<char*>(number.c_str()), nullptr};
+  pid_t child = fork();
+  if (child < 0) return ErrnoStatus(errno, "fork the monitor");
+  if (child == 0) {
+    setsid();
+    if (fork() != 0) _exit(0);
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    int report = fcntl(failed.write.get(), F_DUPFD_CLOEXEC, 10);
+    int high = fcntl(listener.get(), F_DUPFD_CLOEXEC, 10);
+    for (int i = 0; i < 3; ++i) dup2(null, i);
+    dup2(high, 3);  // without CLOEXEC
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, nullptr);
+    execv(argv[0], argv);
+    int err = errno;
+    [[maybe_unused]] ssize_t n = write(report, &err, sizeof err);
+    _exit(127);
+  }
+  failed.write.Reset();
+  while (waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  int err = 0;
+  if (read(failed.read.get(), &err, sizeof err) == sizeof err)
+    return ErrnoStatus(err, Cat("execute `", program, "`"));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Open(const std::string& socket_path,
+                                                     const std::string& program,
+                                                     std::function<void(const Exit&)> on_exit,
+                                                     std::function<void()> on_lost) {
+  auto socket = ConnectChannel(socket_path);
+  if (!socket.ok()) {
+    RETURN_IF_ERROR_AS(Spawn(socket_path, program), "start the monitor");
+    socket = ConnectChannel(socket_path);
+    if (!socket.ok()) return socket.status();
+  }
+  std::unique_ptr<Client> client(new Client(*std::move(socket), std::move(on_exit), std::move(on_lost)));
+  Request hello;
+  hello.mutable_hello()->set_version(kVersion);
+  ASSIGN_OR_RETURN_AS(Answer answer, client->Call(hello), "greet the monitor");
+  if (answer.reply.version() != kVersion)
+    return absl::FailedPreconditionError(
+        Cat("the running monitor speaks version ", answer.reply.version(), ", this daemon ", kVersion));
+  return client;
+}
+
+Client::Client(Fd socket, std::function<void(const Exit&)> on_exit, std::function<void()> on_lost)
+    : socket_(std::move(socket)),
+      on_exit_(std::move(on_exit)),
+      on_lost_(std::move(on_lost)),
+      reader_([this] { Read(); }),
+      dispatcher_([this] { Dispatch(); }) {}
+
+Client::~Client() {
+  {
+    std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  wake_.notify_all();
+  shutdown(socket_.get(), SHUT_RDWR);
+  reader_.join();
+  dispatcher_.join();
+}
+
+absl::StatusOr<Answer> Client::Call(Request request, std::span<const int> fds) {
+  std::future<absl::StatusOr<Answer>> future;
+  uint64_t serial;
+  {
+    std::lock_guard lock(mutex_);
+    if (lost_) return absl::UnavailableError("the monitor is gone");
+    serial = next_serial_++;
+    future = waiting_[serial].get_future();
+  }
+  request.set_serial(serial);
+  absl::Status sent;
+  {
+    std::lock_guard lock(send_mutex_);
+    sent = SendMessage(socket_.get(), request.SerializeAsString(), fds);
+  }
+  if (!sent.ok()) {
+    std::lock_guard lock(mutex_);
+    waiting_.erase(serial);
+    return Annotate(sent, "send to the monitor");
+  }
+  absl::StatusOr<Answer> answer = future.get();
+  if (!answer.ok()) return answer;
+  const Reply& reply = answer->reply;
+  if (reply.code() == 0) return answer;
+  if (reply.errno_value() == 0)
+    return absl::Status(static_cast<absl::StatusCode>(reply.code()), reply.message());
+  // The text ends with errno's already: the payload alone is wanted.
+  absl::Status status(static_cast<absl::StatusCode>(reply.code()), reply.message());
+  ErrnoStatus(reply.errno_value(), "").ForEachPayload([&](absl::string_view url, const absl::Cord& payload) {
+    status.SetPayload(url, payload);
+  });
+  return status;
+}
+
+void Client::Deliver() {
+  std::lock_guard lock(mutex_);
+  deliver_ = true;
+  wake_.notify_all();
+}
+
+void Client::Read() {
+  while (true) {
+    absl::StatusOr<Message> message = RecvMessage(socket_.get());
+    FromMonitor from;
+    if (!message.ok() || !from.ParseFromString(message->data)) break;
+    std::lock_guard lock(mutex_);
+    if (from.has_exit()) {
+      exits_.push_back(from.exit());
+      wake_.notify_all();
+    } else if (auto node = waiting_.extract(from.reply().serial())) {
+      node.mapped().set_value(Answer{std::move(*from.mutable_reply()), std::move(message->fds)});
+    }
+  }
+  std::lock_guard lock(mutex_);
+  lost_ = true;
+  for (auto& [serial, promise] : waiting_) promise.set_value(absl::UnavailableError("the monitor is gone"));
+  waiting_.clear();
+  wake_.notify_all();
+}
+
+void Client::Dispatch() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    wake_.wait(lock, [&] { return closing_ || lost_ || (deliver_ && !exits_.empty()); });
+    if (closing_) return;
+    if (deliver_ && !exits_.empty()) {
+      Exit exit = std::move(exits_.front());
+      exits_.pop_front();
+      lock.unlock();
+      on_exit_(exit);
+      lock.lock();
+    } else if (lost_) {
+      lock.unlock();
+      if (on_lost_) on_lost_();
+      return;
+    }
+  }
+}
+
+}  // namespace sock::runtime::monitor

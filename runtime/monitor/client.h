@@ -1,0 +1,64 @@
+// The daemon's side of the monitor's protocol.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/base/fd.h"
+#include "runtime/monitor/protocol.pb.h"
+
+namespace sock::runtime::monitor {
+
+inline constexpr uint32_t kVersion = 1;
+
+struct Answer {
+  Reply reply;
+  std::vector<Fd> fds;
+};
+
+class Client {
+ public:
+  // Connects to the monitor at `socket_path`, starting `program` (its only argument: the socket's path) where
+  // nobody listens. `on_exit` is called from a thread of the client once Deliver was called; `on_lost` once
+  // when the monitor is gone, from the same thread.
+  static absl::StatusOr<std::unique_ptr<Client>> Open(const std::string& socket_path,
+                                                      const std::string& program,
+                                                      std::function<void(const Exit&)> on_exit,
+                                                      std::function<void()> on_lost);
+  ~Client();
+
+  // Sends a request (its serial is set here) and waits for the answer; the monitor's error where it failed.
+  // `fds` stay the caller's. UNAVAILABLE: the monitor is gone. From any thread.
+  absl::StatusOr<Answer> Call(Request request, std::span<const int> fds = {});
+
+  // Exits that came are held back until now.
+  void Deliver();
+
+ private:
+  Client(Fd socket, std::function<void(const Exit&)> on_exit, std::function<void()> on_lost);
+  void Read();
+  void Dispatch();
+
+  Fd socket_;
+  std::function<void(const Exit&)> on_exit_;
+  std::function<void()> on_lost_;
+  std::mutex send_mutex_, mutex_;
+  std::condition_variable wake_;
+  std::unordered_map<uint64_t, std::promise<absl::StatusOr<Answer>>> waiting_;
+  std::deque<Exit> exits_;
+  uint64_t next_serial_ = 1;
+  bool deliver_ = false, lost_ = false, closing_ = false;
+  std::thread reader_, dispatcher_;
+};
+
+}  // namespace sock::runtime::monitor
