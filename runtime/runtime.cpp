@@ -1,0 +1,810 @@
+#include "runtime/runtime.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <condition_variable>
+#include <filesystem>
+#include <mutex>
+#include <set>
+#include <shared_mutex>
+#include <thread>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_split.h"
+#include "runtime/base/ids.h"
+#include "runtime/base/path.h"
+#include "runtime/base/pidref.h"
+#include "runtime/base/status.h"
+#include "runtime/base/text.h"
+#include "runtime/container/container.h"
+#include "runtime/monitor/client.h"
+#include "runtime/spares.h"
+
+namespace sock::runtime {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+using std::chrono::system_clock;
+
+constexpr int kKillPatienceMs = 10000;
+
+struct Sandbox {
+  Fd net, ipc, uts, pid;
+};
+
+struct Container {
+  // Never change after the container is in the table.
+  std::string id, sandbox_id, cgroup_path, log_path;
+  PidRef process;
+  Plan plan;
+  double prepare_ms = 0, build_ms = 0;
+
+  std::mutex mutex;
+  std::condition_variable exited;
+  ProcessState state = ProcessState::kCreated;  // guarded by mutex, as is all below
+  std::optional<ExitInfo> exit;
+  bool oom_known = false;
+};
+
+struct Execution {
+  Fd wake;  // eventfd(2): written at the exit
+  std::mutex mutex;
+  std::optional<int> code;
+};
+
+double Since(steady_clock::time_point begin) {
+  return std::chrono::duration<double, std::milli>(steady_clock::now() - begin).count();
+}
+
+// What the child met, in the code that it is to the user.
+absl::Status ChildError(const absl::Status& status) {
+  switch (ErrnoOf(status)) {
+    case ENOENT:
+    case ENOTDIR:
+      return WithCode(status, absl::StatusCode::kNotFound);
+    case EACCES:
+    case ENOEXEC:
+    case ELOOP:
+    case ENAMETOOLONG:
+    case E2BIG:
+      return WithCode(status, absl::StatusCode::kInvalidArgument);
+    default:
+      return status;
+  }
+}
+
+// The plan of a further process in a running container: its credentials, nothing of what builds a root.
+Plan ExecPlan(const Plan& of, const std::vector<std::string>& args) {
+  Plan plan = of;
+  plan.clear_clone_flags();
+  plan.clear_join_pid_ns_fd();
+  plan.clear_cgroup_unified();
+  plan.clear_cgroup_procs();
+  plan.clear_net_ns();
+  plan.clear_ipc_ns();
+  plan.clear_uts_ns();
+  plan.clear_new_cgroup_ns();
+  plan.clear_hostname();
+  plan.clear_root();
+  plan.clear_root_readonly();
+  plan.clear_mounts();
+  plan.clear_devices();
+  plan.clear_populate_dev();
+  plan.clear_sysctls();
+  plan.clear_masked_paths();
+  plan.clear_readonly_paths();
+  plan.clear_terminal();
+  plan.clear_args();
+  for (const std::string& arg : args) plan.add_args(arg);
+  return plan;
+}
+
+int Keep(std::vector<Fd>& fds, Fd fd) {
+  fds.push_back(std::move(fd));
+  return static_cast<int>(fds.size()) - 1;
+}
+
+std::vector<int> Numbers(const std::vector<Fd>& fds) {
+  std::vector<int> numbers;
+  for (const Fd& fd : fds) numbers.push_back(fd.get());
+  return numbers;
+}
+
+void KeepCgroup(Plan& plan, std::vector<Fd>& fds, CgroupEntry entry) {
+  for (Fd& procs : entry.procs) plan.add_cgroup_procs(Keep(fds, std::move(procs)));
+  if (entry.unified.valid()) plan.set_cgroup_unified(Keep(fds, std::move(entry.unified)));
+}
+
+// The cgroup of a process that has no record, from /proc/PID/cgroup: "" if it can't be told.
+std::string CgroupOf(pid_t pid) {
+  absl::StatusOr<std::string> text = ReadFile(Cat("/proc/", pid, "/cgroup"));
+  if (!text.ok()) return "";
+  std::string unified;
+  for (const std::string& line : std::vector<std::string>(absl::StrSplit(*text, '\n'))) {
+    std::vector<std::string> parts = absl::StrSplit(line, absl::MaxSplits(':', 2));
+    if (parts.size() != 3 || parts[2] == "/") continue;
+    if (parts[1] == "pids") return parts[2];
+    if (parts[1].empty()) unified = parts[2];
+  }
+  return unified;
+}
+
+class LeanRuntime final : public Runtime {
+ public:
+  LeanRuntime(RuntimeOptions options, std::function<void(const std::string&, const ExitInfo&)> on_exit)
+      : options_(std::move(options)), on_exit_(std::move(on_exit)) {}
+
+  ~LeanRuntime() override {
+    spares_.reset();
+    closing_ = true;
+    if (watch_wake_.valid()) eventfd_write(watch_wake_.get(), 1);
+    if (watcher_.joinable()) watcher_.join();
+    std::shared_ptr<monitor::Client> client = client_;
+    client_.reset();
+  }
+
+  absl::Status Start() {
+    RETURN_IF_ERROR(MakeDirs(options_.state_dir + "/ns", 0711));
+    ASSIGN_OR_RETURN(cgroups_, CgroupManager::Open(options_.cgroup_driver));
+    ASSIGN_OR_RETURN(network_, PodNetwork::Open(options_.network));
+    watch_wake_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    spares_ = std::make_unique<SparePool>(options_.spare_sandboxes, *network_, [this] { return MakeSpare(); });
+    return Connect();
+  }
+
+  absl::StatusOr<std::map<std::string, ContainerState>> Recover(const Known& known) override;
+  absl::StatusOr<SandboxInfo> CreateSandbox(const SandboxSpec& spec) override;
+  absl::Status StopSandbox(const SandboxSpec& spec, const SandboxInfo& info) override;
+  absl::Status RemoveSandbox(const SandboxSpec& spec, const SandboxInfo& info) override;
+  absl::StatusOr<ContainerInfo> CreateContainer(const ContainerSpec& spec) override;
+  absl::Status StartContainer(const std::string& id) override;
+  absl::Status StopContainer(const std::string& id, int signal, milliseconds grace) override;
+  absl::Status RemoveContainer(const std::string& id) override;
+  ContainerState State(const std::string& id) const override;
+  absl::StatusOr<ExecResult> ExecSync(const std::string& id, const ExecRequest& request) override;
+  absl::Status UpdateResources(const std::string& id, const oci::Resources& resources) override;
+  absl::Status ReopenLog(const std::string& id) override;
+  absl::StatusOr<CgroupStats> Stats(const std::string& id) const override;
+  absl::StatusOr<std::vector<InterfaceStats>> NetworkStats(const std::string& sandbox_id) const override;
+  PodNetwork& network() override { return *network_; }
+  CgroupManager& cgroups() override { return *cgroups_; }
+  std::map<std::string, std::string> Verbose(const std::string& id) const override;
+
+ private:
+  std::string NsDir(const std::string& sandbox) const { return options_.state_dir + "/ns/" + sandbox; }
+  absl::Status Connect();
+  absl::StatusOr<monitor::Answer> Call(const monitor::Request& request, std::span<const int> fds = {}) {
+    std::shared_ptr<monitor::Client> client;
+    {
+      std::shared_lock lock(client_mutex_);
+      client = client_;
+    }
+    if (!client) return absl::UnavailableError("the monitor is gone");
+    return client->Call(request, fds);
+  }
+  absl::Status Forget(const std::string& id) {
+    monitor::Request request;
+    request.mutable_remove()->set_id(id);
+    return Call(request).status();
+  }
+  absl::StatusOr<Spare> MakeSpare();
+  absl::StatusOr<std::vector<Fd>> MakeNamespaces(const std::string& id, bool net, bool ipc, bool uts, bool pid,
+                                                 const std::map<std::string, std::string>& sysctls);
+  absl::Status Pin(const std::string& sandbox, const char* kind, const Fd& fd);
+  void Unpin(const std::string& sandbox);
+  absl::StatusOr<std::shared_ptr<Sandbox>> FindSandbox(const std::string& id) const {
+    std::shared_lock lock(mutex_);
+    auto found = sandboxes_.find(id);
+    if (found == sandboxes_.end()) return absl::NotFoundError(Cat("sandbox `", id, "` does not run"));
+    return found->second;
+  }
+  absl::StatusOr<std::shared_ptr<Container>> FindContainer(const std::string& id) const {
+    std::shared_lock lock(mutex_);
+    auto found = containers_.find(id);
+    if (found == containers_.end()) return absl::NotFoundError(Cat("container `", id, "` has no process"));
+    return found->second;
+  }
+  absl::StatusOr<SandboxNamespaces> NamespacesOf(const ContainerSpec& spec) const;
+  absl::StatusOr<Fd> OpenLog(const std::string& path) const;
+  ExitInfo Explain(const Container& container, int code, system_clock::time_point when) const;
+  void Finish(const std::string& id, int code, system_clock::time_point when, const std::string& unknown);
+  void MonitorLost();
+  void WatchOrphans();
+
+  const RuntimeOptions options_;
+  const std::function<void(const std::string&, const ExitInfo&)> on_exit_;
+  std::unique_ptr<CgroupManager> cgroups_;
+  std::unique_ptr<PodNetwork> network_;
+  std::unique_ptr<SparePool> spares_;
+
+  mutable std::shared_mutex client_mutex_;
+  std::shared_ptr<monitor::Client> client_;  // guarded by client_mutex_
+
+  mutable std::shared_mutex mutex_;  // for lookup only
+  std::map<std::string, std::shared_ptr<Sandbox>> sandboxes_;
+  std::map<std::string, std::shared_ptr<Container>> containers_;
+  std::map<std::string, std::shared_ptr<Execution>> executions_;
+
+  // Containers whose monitor died: watched by their pidfds.
+  std::mutex orphans_mutex_;
+  std::vector<std::shared_ptr<Container>> orphans_;
+  Fd watch_wake_;
+  std::thread watcher_;
+  std::atomic<bool> closing_{false}, recovered_{false};
+};
+
+absl::Status LeanRuntime::Connect() {
+  absl::StatusOr<std::unique_ptr<monitor::Client>> client = monitor::Client::Open(
+      options_.state_dir + "/monitor.sock", options_.monitor_program,
+      [this](const monitor::Exit& exit) {
+        Finish(exit.id(), exit.code(), system_clock::time_point(std::chrono::nanoseconds(exit.finished_at_ns())), "");
+        monitor::Request request;
+        request.mutable_acknowledge()->set_id(exit.id());
+        Call(request).status().IgnoreError();
+      },
+      [this] { MonitorLost(); });
+  RETURN_IF_ERROR(client.status());
+  std::unique_lock lock(client_mutex_);
+  client_ = *std::move(client);
+  if (recovered_) client_->Deliver();
+  return absl::OkStatus();
+}
+
+void LeanRuntime::MonitorLost() {
+  if (closing_) return;
+  {
+    std::shared_lock lock(mutex_);
+    std::lock_guard orphans(orphans_mutex_);
+    for (const auto& [id, container] : containers_) {
+      std::lock_guard one(container->mutex);
+      if (container->state != ProcessState::kExited) orphans_.push_back(container);
+    }
+    // Executions end with their connection, and nobody will tell how.
+    for (const auto& [id, execution] : executions_) {
+      std::lock_guard one(execution->mutex);
+      if (!execution->code) execution->code = 255;
+      eventfd_write(execution->wake.get(), 1);
+    }
+    if (!watcher_.joinable()) watcher_ = std::thread([this] { WatchOrphans(); });
+  }
+  eventfd_write(watch_wake_.get(), 1);
+  // This is a thread of the old client, which must not be destroyed from within: another one replaces it.
+  std::thread([this] {
+    std::shared_ptr<monitor::Client> old;
+    {
+      std::unique_lock lock(client_mutex_);
+      old = std::move(client_);
+    }
+    if (!closing_) Connect().IgnoreError();  // else every call tells that the monitor is gone
+  }).detach();
+}
+
+void LeanRuntime::WatchOrphans() {
+  while (!closing_) {
+    std::vector<std::shared_ptr<Container>> now;
+    {
+      std::lock_guard lock(orphans_mutex_);
+      now = orphans_;
+    }
+    std::vector<pollfd> polls{{watch_wake_.get(), POLLIN, 0}};
+    for (const auto& container : now) polls.push_back({container->process.pidfd.get(), POLLIN, 0});
+    if (poll(polls.data(), polls.size(), -1) < 0) continue;
+    if (polls[0].revents) {
+      eventfd_t ignored;
+      eventfd_read(watch_wake_.get(), &ignored);
+    }
+    for (size_t i = 0; i < now.size(); ++i) {
+      if (!polls[i + 1].revents) continue;
+      std::optional<int> status = ExitStatusFromPidfd(now[i]->process.pidfd.get());
+      int code = !status ? 255 : WIFSIGNALED(*status) ? 128 + WTERMSIG(*status) : WEXITSTATUS(*status);
+      Finish(now[i]->id, code, system_clock::now(),
+             status ? "" : "the monitor had died before the container, and the kernel does not tell its exit code");
+      std::lock_guard lock(orphans_mutex_);
+      std::erase(orphans_, now[i]);
+    }
+  }
+}
+
+ExitInfo LeanRuntime::Explain(const Container& container, int code, system_clock::time_point when) const {
+  ExitInfo info;
+  info.exit_code = code;
+  info.finished_at = when;
+  absl::StatusOr<CgroupStats> stats = cgroups_->Stats(container.cgroup_path);
+  info.oom_killed = stats.ok() && stats->oom_kills > 0;
+  info.reason = info.oom_killed ? "OOMKilled" : code == 0 ? "Completed" : "Error";
+  return info;
+}
+
+void LeanRuntime::Finish(const std::string& id, int code, system_clock::time_point when, const std::string& unknown) {
+  std::shared_ptr<Container> container;
+  {
+    std::shared_lock lock(mutex_);
+    if (auto execution = executions_.find(id); execution != executions_.end()) {
+      std::lock_guard one(execution->second->mutex);
+      execution->second->code = code;
+      eventfd_write(execution->second->wake.get(), 1);
+      return;
+    }
+    auto found = containers_.find(id);
+    if (found == containers_.end()) return;
+    container = found->second;
+  }
+  ExitInfo info = Explain(*container, code, when);
+  if (!unknown.empty()) {
+    info.reason = "Unknown";
+    info.message = unknown;
+  }
+  {
+    std::lock_guard lock(container->mutex);
+    if (container->state == ProcessState::kExited) return;
+    container->state = ProcessState::kExited;
+    container->exit = info;
+  }
+  container->exited.notify_all();
+  on_exit_(id, info);
+}
+
+absl::StatusOr<std::vector<Fd>> LeanRuntime::MakeNamespaces(const std::string& id, bool net, bool ipc, bool uts, bool pid,
+                                                            const std::map<std::string, std::string>& sysctls) {
+  monitor::Request request;
+  monitor::CreateNamespaces* make = request.mutable_create_namespaces();
+  make->set_id(id);
+  make->set_net(net);
+  make->set_ipc(ipc);
+  make->set_uts(uts);
+  make->set_pid(pid);
+  for (const auto& [key, value] : sysctls) (*make->mutable_sysctls())[key] = value;
+  ASSIGN_OR_RETURN_AS(monitor::Answer answer, Call(request), "make the sandbox's namespaces");
+  if (answer.fds.size() != static_cast<size_t>(net + ipc + uts + pid))
+    return absl::InternalError("make the sandbox's namespaces: the monitor sent another number of them");
+  return std::move(answer.fds);
+}
+
+absl::StatusOr<Spare> LeanRuntime::MakeSpare() {
+  ASSIGN_OR_RETURN(std::vector<Fd> fds, MakeNamespaces(NewId(), true, true, true, false, {}));
+  return Spare{std::move(fds[0]), std::move(fds[1]), std::move(fds[2]), ""};
+}
+
+// A namespace lives while a file is bound to it (namespaces(7)): also when every process of ours has died.
+absl::Status LeanRuntime::Pin(const std::string& sandbox, const char* kind, const Fd& fd) {
+  if (!fd.valid()) return absl::OkStatus();
+  std::string path = Cat(NsDir(sandbox), "/", kind);
+  ASSIGN_OR_RETURN(Fd file, OpenPath(path, O_CREAT | O_RDONLY, 0444));
+  if (mount(Cat("/proc/self/fd/", fd.get()).c_str(), path.c_str(), nullptr, MS_BIND, nullptr) < 0)
+    return ErrnoStatus(errno, Cat("bind a namespace to `", path, "`"));
+  return absl::OkStatus();
+}
+
+void LeanRuntime::Unpin(const std::string& sandbox) {
+  for (const char* kind : {"net", "ipc", "uts"}) umount2(Cat(NsDir(sandbox), "/", kind).c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
+  RemoveTree(NsDir(sandbox)).IgnoreError();
+}
+
+absl::StatusOr<SandboxInfo> LeanRuntime::CreateSandbox(const SandboxSpec& spec) {
+  RETURN_IF_ERROR(CheckId(spec.id, "sandbox id"));
+  if (!spec.uid_mappings.empty() || !spec.gid_mappings.empty())
+    return absl::UnimplementedError("linux.security_context.namespace_options.userns_options: user namespaces");
+  auto sandbox = std::make_shared<Sandbox>();
+  std::string token;
+  absl::Cleanup unprepare = [&] {
+    if (!token.empty()) network_->Unprepare(token);
+  };
+  bool fresh = spec.host_network || spec.host_ipc || spec.shared_pid || !spec.sysctls.empty();
+  if (!fresh) {
+    ASSIGN_OR_RETURN(Spare spare, spares_->Take());
+    sandbox->net = std::move(spare.net);
+    sandbox->ipc = std::move(spare.ipc);
+    sandbox->uts = std::move(spare.uts);
+    token = std::move(spare.token);
+  } else if (!spec.host_network || !spec.host_ipc || spec.shared_pid) {
+    bool net = !spec.host_network, ipc = !spec.host_ipc;
+    ASSIGN_OR_RETURN(std::vector<Fd> fds, MakeNamespaces(spec.id, net, ipc, net, spec.shared_pid, spec.sysctls));
+    size_t i = 0;
+    if (net) sandbox->net = std::move(fds[i++]);
+    if (ipc) sandbox->ipc = std::move(fds[i++]);
+    if (net) sandbox->uts = std::move(fds[i++]);
+    if (spec.shared_pid) sandbox->pid = std::move(fds[i++]);
+  }
+  absl::Cleanup undo = [&] {
+    Unpin(spec.id);
+    if (spec.shared_pid) Forget(spec.id).IgnoreError();
+  };
+  RETURN_IF_ERROR(MakeDirs(NsDir(spec.id), 0711));
+  RETURN_IF_ERROR(Pin(spec.id, "net", sandbox->net));
+  RETURN_IF_ERROR(Pin(spec.id, "ipc", sandbox->ipc));
+  RETURN_IF_ERROR(Pin(spec.id, "uts", sandbox->uts));
+  SandboxInfo info;
+  if (sandbox->net.valid()) info.netns_path = NsDir(spec.id) + "/net";
+  if (spec.network && sandbox->net.valid()) {
+    PodNetworkRequest request = *spec.network;
+    request.netns_path = info.netns_path;
+    ASSIGN_OR_RETURN_AS(info.network, network_->Attach(request, sandbox->net.get(), token), "set up the pod's network");
+    token.clear();
+  }
+  std::move(undo).Cancel();
+  std::unique_lock lock(mutex_);
+  sandboxes_[spec.id] = std::move(sandbox);
+  return info;
+}
+
+absl::Status LeanRuntime::StopSandbox(const SandboxSpec& spec, const SandboxInfo& info) {
+  std::vector<std::shared_ptr<Container>> inside;
+  {
+    std::shared_lock lock(mutex_);
+    for (const auto& [id, container] : containers_)
+      if (container->sandbox_id == spec.id) inside.push_back(container);
+  }
+  for (const auto& container : inside) RETURN_IF_ERROR(StopContainer(container->id, SIGKILL, milliseconds(0)));
+  if (spec.network && !info.netns_path.empty()) {
+    PodNetworkRequest request = *spec.network;
+    request.netns_path = info.netns_path;
+    RETURN_IF_ERROR_AS(network_->Detach(request, info.network.state), "take down the pod's network");
+  }
+  if (spec.shared_pid) RETURN_IF_ERROR(Forget(spec.id));
+  Unpin(spec.id);
+  std::unique_lock lock(mutex_);
+  sandboxes_.erase(spec.id);
+  return absl::OkStatus();
+}
+
+absl::Status LeanRuntime::RemoveSandbox(const SandboxSpec& spec, const SandboxInfo& info) {
+  return StopSandbox(spec, info);
+}
+
+absl::StatusOr<SandboxNamespaces> LeanRuntime::NamespacesOf(const ContainerSpec& spec) const {
+  ASSIGN_OR_RETURN(std::shared_ptr<Sandbox> sandbox, FindSandbox(spec.sandbox_id));
+  SandboxNamespaces namespaces;
+  if (sandbox->net.valid()) ASSIGN_OR_RETURN(namespaces.net, sandbox->net.Dup());
+  if (sandbox->ipc.valid()) ASSIGN_OR_RETURN(namespaces.ipc, sandbox->ipc.Dup());
+  if (sandbox->uts.valid()) ASSIGN_OR_RETURN(namespaces.uts, sandbox->uts.Dup());
+  if (!spec.target_pid_container.empty()) {
+    ASSIGN_OR_RETURN(std::shared_ptr<Container> target, FindContainer(spec.target_pid_container));
+    ASSIGN_OR_RETURN(namespaces.pid, OpenPath(Cat("/proc/", target->process.pid, "/ns/pid"), O_RDONLY));
+    if (HasExited(target->process))
+      return absl::FailedPreconditionError(Cat("target container `", target->id, "` does not run"));
+  } else if (spec.shared_pid && sandbox->pid.valid()) {
+    ASSIGN_OR_RETURN(namespaces.pid, sandbox->pid.Dup());
+  }
+  return namespaces;
+}
+
+absl::StatusOr<Fd> LeanRuntime::OpenLog(const std::string& path) const {
+  absl::StatusOr<Fd> log = OpenPath(path, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0640);
+  if (!log.ok()) return Annotate(log.status(), "log_path");
+  return log;
+}
+
+absl::StatusOr<ContainerInfo> LeanRuntime::CreateContainer(const ContainerSpec& spec) {
+  RETURN_IF_ERROR(CheckId(spec.id, "container id"));
+  auto begin = steady_clock::now();
+  ASSIGN_OR_RETURN(SandboxNamespaces namespaces, NamespacesOf(spec));
+  Fd log;
+  if (!spec.log_path.empty()) ASSIGN_OR_RETURN(log, OpenLog(spec.log_path));
+  const std::string& cgroup = spec.spec.cgroups_path;
+  RETURN_IF_ERROR_AS(cgroups_->Create(cgroup, spec.spec.resources), "create the container's cgroup");
+  absl::Cleanup remove_cgroup = [&] {
+    cgroups_->KillAll(cgroup, kKillPatienceMs).IgnoreError();
+    cgroups_->Remove(cgroup).IgnoreError();
+  };
+  ASSIGN_OR_RETURN(CgroupEntry entry, cgroups_->Entry(cgroup));
+  ASSIGN_OR_RETURN(PreparedPlan prepared, PrepareContainer(spec, namespaces, std::move(entry)));
+
+  auto container = std::make_shared<Container>();
+  container->id = spec.id;
+  container->sandbox_id = spec.sandbox_id;
+  container->cgroup_path = cgroup;
+  container->log_path = spec.log_path;
+  container->plan = prepared.plan;
+  container->prepare_ms = Since(begin);
+  begin = steady_clock::now();
+
+  monitor::Request request;
+  monitor::Create* create = request.mutable_create();
+  create->set_id(spec.id);
+  create->set_sandbox_id(spec.sandbox_id);
+  create->set_plan(prepared.plan.SerializeAsString());
+  create->set_has_log(log.valid());
+  create->set_stdin_open(spec.stdin_open);
+  std::vector<int> fds = Numbers(prepared.fds);
+  if (log.valid()) fds.push_back(log.get());
+  absl::StatusOr<monitor::Answer> answer = Call(request, fds);
+  if (!answer.ok()) return ChildError(Annotate(answer.status(), "build the container"));
+  absl::Cleanup forget = [&] { Forget(spec.id).IgnoreError(); };
+  ASSIGN_OR_RETURN(container->process, OpenPid(answer->reply.pid()));
+  container->build_ms = Since(begin);
+  ContainerInfo info{container->process.pid, prepared.user};
+  {
+    std::unique_lock lock(mutex_);
+    containers_[spec.id] = std::move(container);
+  }
+  std::move(forget).Cancel();
+  std::move(remove_cgroup).Cancel();
+  return info;
+}
+
+absl::Status LeanRuntime::StartContainer(const std::string& id) {
+  ASSIGN_OR_RETURN(std::shared_ptr<Container> container, FindContainer(id));
+  {
+    std::lock_guard lock(container->mutex);
+    if (container->state != ProcessState::kCreated)
+      return absl::FailedPreconditionError(Cat("container `", id, "` was started before or has ended"));
+  }
+  monitor::Request request;
+  request.mutable_start()->set_id(id);
+  absl::StatusOr<monitor::Answer> answer = Call(request);
+  if (!answer.ok()) return ChildError(Annotate(answer.status(), "start the container"));
+  std::lock_guard lock(container->mutex);
+  if (container->state == ProcessState::kCreated) container->state = ProcessState::kRunning;
+  return absl::OkStatus();
+}
+
+absl::Status LeanRuntime::StopContainer(const std::string& id, int signal, milliseconds grace) {
+  absl::StatusOr<std::shared_ptr<Container>> found = FindContainer(id);
+  if (!found.ok()) return absl::OkStatus();
+  Container& container = **found;
+  {
+    std::unique_lock lock(container.mutex);
+    auto ended = [&] { return container.state == ProcessState::kExited; };
+    if (!ended() && grace.count() > 0) {
+      lock.unlock();
+      RETURN_IF_ERROR(SendSignal(container.process, signal));
+      lock.lock();
+      container.exited.wait_for(lock, grace, ended);
+    }
+  }
+  // Also what the program left running where its PID namespace was not its own.
+  absl::Status killed = cgroups_->KillAll(container.cgroup_path, kKillPatienceMs);
+  if (!killed.ok() && !absl::IsNotFound(killed)) return Annotate(killed, Cat("stop container `", id, "`"));
+  std::unique_lock lock(container.mutex);
+  if (!container.exited.wait_for(lock, milliseconds(kKillPatienceMs), [&] { return container.state == ProcessState::kExited; }))
+    return absl::DeadlineExceededError(Cat("stop container `", id, "`: it was killed, but its end was not told"));
+  return absl::OkStatus();
+}
+
+absl::Status LeanRuntime::RemoveContainer(const std::string& id) {
+  absl::StatusOr<std::shared_ptr<Container>> found = FindContainer(id);
+  if (!found.ok()) return absl::OkStatus();
+  RETURN_IF_ERROR(StopContainer(id, SIGKILL, milliseconds(0)));
+  RETURN_IF_ERROR(Forget(id));
+  RETURN_IF_ERROR(cgroups_->Remove((*found)->cgroup_path));
+  std::unique_lock lock(mutex_);
+  containers_.erase(id);
+  return absl::OkStatus();
+}
+
+ContainerState LeanRuntime::State(const std::string& id) const {
+  absl::StatusOr<std::shared_ptr<Container>> found = FindContainer(id);
+  if (!found.ok()) return {};
+  std::lock_guard lock((*found)->mutex);
+  return {(*found)->state, (*found)->process.pid, (*found)->exit};
+}
+
+absl::StatusOr<ExecResult> LeanRuntime::ExecSync(const std::string& id, const ExecRequest& request) {
+  if (request.args.empty()) return absl::InvalidArgumentError("cmd is empty");
+  ASSIGN_OR_RETURN(std::shared_ptr<Container> container, FindContainer(id));
+  {
+    std::lock_guard lock(container->mutex);
+    if (container->state != ProcessState::kRunning)
+      return absl::FailedPreconditionError(Cat("container `", id, "` does not run"));
+  }
+  Plan plan = ExecPlan(container->plan, request.args);
+  std::vector<Fd> fds;
+  ASSIGN_OR_RETURN(Fd pid_ns, OpenPath(Cat("/proc/", container->process.pid, "/ns/pid"), O_RDONLY));
+  ASSIGN_OR_RETURN(Fd pidfd, container->process.pidfd.Dup());
+  if (HasExited(container->process)) return absl::FailedPreconditionError(Cat("container `", id, "` has ended"));
+  plan.set_join_pid_ns_fd(Keep(fds, std::move(pid_ns)));
+  plan.set_join_pidfd(Keep(fds, std::move(pidfd)));
+  plan.set_join_flags(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP);
+  ASSIGN_OR_RETURN(CgroupEntry entry, cgroups_->Entry(container->cgroup_path));
+  KeepCgroup(plan, fds, std::move(entry));
+
+  const std::string exec_id = NewId();
+  auto execution = std::make_shared<Execution>();
+  execution->wake = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!execution->wake.valid()) return ErrnoStatus(errno, "make an eventfd");
+  {
+    std::unique_lock lock(mutex_);
+    executions_[exec_id] = execution;
+  }
+  absl::Cleanup forget = [&] {
+    Forget(exec_id).IgnoreError();
+    std::unique_lock lock(mutex_);
+    executions_.erase(exec_id);
+  };
+  monitor::Request call;
+  call.mutable_exec()->set_id(exec_id);
+  call.mutable_exec()->set_plan(plan.SerializeAsString());
+  absl::StatusOr<monitor::Answer> answer = Call(call, Numbers(fds));
+  if (!answer.ok()) return ChildError(Annotate(answer.status(), Cat("execute `", request.args[0], "`")));
+  if (answer->fds.size() < 2) return absl::InternalError("execute: the monitor sent no output descriptors");
+
+  ExecResult result;
+  std::string* outputs[2] = {&result.out, &result.err};
+  for (int i = 0; i < 2; ++i) fcntl(answer->fds[static_cast<size_t>(i)].get(), F_SETFL, O_NONBLOCK);
+  auto deadline = steady_clock::now() + request.timeout;
+  // Reads what is there; false at end of file.
+  auto drain = [&](size_t i) {
+    char buffer[65536];
+    for (;;) {
+      ssize_t n = read(answer->fds[i].get(), buffer, sizeof buffer);
+      if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) return false;
+      if (n < 0 && errno == EAGAIN) return true;
+      if (n > 0) outputs[i]->append(buffer, std::min(static_cast<size_t>(n), request.output_limit - outputs[i]->size()));
+    }
+  };
+  bool open[2] = {true, true};
+  for (;;) {
+    {
+      std::lock_guard lock(execution->mutex);
+      if (execution->code) {
+        // What a process that it left behind may still write is not waited for.
+        result.exit_code = *execution->code;
+        break;
+      }
+    }
+    int wait = -1;
+    if (request.timeout.count() > 0) {
+      auto left = std::chrono::ceil<milliseconds>(deadline - steady_clock::now()).count();
+      if (left <= 0) {
+        monitor::Request kill;
+        kill.mutable_signal()->set_id(exec_id);
+        kill.mutable_signal()->set_signal(SIGKILL);
+        kill.mutable_signal()->set_group(true);
+        Call(kill).status().IgnoreError();
+        return absl::DeadlineExceededError(
+            Cat("command `", request.args[0], "` timed out after ", request.timeout.count(), " ms"));
+      }
+      wait = static_cast<int>(left);
+    }
+    pollfd polls[3] = {{execution->wake.get(), POLLIN, 0},
+                       {open[0] ? answer->fds[0].get() : -1, POLLIN, 0},
+                       {open[1] ? answer->fds[1].get() : -1, POLLIN, 0}};
+    if (poll(polls, 3, wait) < 0 && errno != EINTR) return ErrnoStatus(errno, "poll");
+    for (size_t i = 0; i < 2; ++i)
+      if (open[i] && polls[i + 1].revents) open[i] = drain(i);
+  }
+  for (size_t i = 0; i < 2; ++i)
+    if (open[i]) drain(i);
+  return result;
+}
+
+absl::Status LeanRuntime::UpdateResources(const std::string& id, const oci::Resources& resources) {
+  ASSIGN_OR_RETURN(std::shared_ptr<Container> container, FindContainer(id));
+  return cgroups_->Update(container->cgroup_path, resources);
+}
+
+absl::Status LeanRuntime::ReopenLog(const std::string& id) {
+  ASSIGN_OR_RETURN(std::shared_ptr<Container> container, FindContainer(id));
+  if (container->log_path.empty()) return absl::FailedPreconditionError(Cat("container `", id, "` has no log"));
+  ASSIGN_OR_RETURN(Fd log, OpenLog(container->log_path));
+  monitor::Request request;
+  request.mutable_reopen_log()->set_id(id);
+  int fds[] = {log.get()};
+  return Call(request, fds).status();
+}
+
+absl::StatusOr<CgroupStats> LeanRuntime::Stats(const std::string& id) const {
+  ASSIGN_OR_RETURN(std::shared_ptr<Container> container, FindContainer(id));
+  return cgroups_->Stats(container->cgroup_path);
+}
+
+absl::StatusOr<std::vector<InterfaceStats>> LeanRuntime::NetworkStats(const std::string& sandbox_id) const {
+  ASSIGN_OR_RETURN(std::shared_ptr<Sandbox> sandbox, FindSandbox(sandbox_id));
+  if (!sandbox->net.valid()) return std::vector<InterfaceStats>();
+  return ReadInterfaceStats(sandbox->net.get());
+}
+
+std::map<std::string, std::string> LeanRuntime::Verbose(const std::string& id) const {
+  absl::StatusOr<std::shared_ptr<Container>> found = FindContainer(id);
+  if (!found.ok()) return {};
+  const Container& container = **found;
+  return {{"pid", Cat(container.process.pid)},
+          {"cgroup", container.cgroup_path},
+          {"prepareMilliseconds", fmt::format("{:.2f}", container.prepare_ms)},
+          {"buildMilliseconds", fmt::format("{:.2f}", container.build_ms)}};
+}
+
+absl::StatusOr<std::map<std::string, ContainerState>> LeanRuntime::Recover(const Known& known) {
+  monitor::Request request;
+  request.mutable_list();
+  ASSIGN_OR_RETURN_AS(monitor::Answer answer, Call(request), "list what the monitor holds");
+  std::map<std::string, const monitor::Entry*> entries;
+  for (const monitor::Entry& entry : answer.reply.entries()) entries[entry.id()] = &entry;
+
+  std::set<std::string> ours;
+  for (const Known::Sandbox& one : known.sandboxes) {
+    ours.insert(one.spec.id);
+    auto sandbox = std::make_shared<Sandbox>();
+    for (auto [kind, fd] : {std::pair{"net", &sandbox->net}, {"ipc", &sandbox->ipc}, {"uts", &sandbox->uts}}) {
+      if (absl::StatusOr<Fd> opened = OpenPath(Cat(NsDir(one.spec.id), "/", kind), O_RDONLY); opened.ok())
+        *fd = *std::move(opened);
+    }
+    if (auto init = entries.find(one.spec.id); one.spec.shared_pid && init != entries.end()) {
+      if (absl::StatusOr<Fd> opened = OpenPath(Cat("/proc/", init->second->pid(), "/ns/pid"), O_RDONLY); opened.ok())
+        sandbox->pid = *std::move(opened);
+    }
+    if (one.spec.network && sandbox->net.valid()) {
+      PodNetworkRequest network = *one.spec.network;
+      network.netns_path = one.info.netns_path;
+      RETURN_IF_ERROR_AS(network_->Adopt(network, one.info.network.state), "adopt the pod's network");
+    }
+    std::unique_lock lock(mutex_);
+    sandboxes_[one.spec.id] = std::move(sandbox);
+  }
+
+  std::map<std::string, ContainerState> states;
+  for (const Known::Container& one : known.containers) {
+    ours.insert(one.id);
+    auto container = std::make_shared<Container>();
+    container->id = one.id;
+    container->sandbox_id = one.sandbox_id;
+    container->cgroup_path = one.cgroup_path;
+    container->log_path = one.log_path;
+    auto found = entries.find(one.id);
+    if (found == entries.end()) {
+      // Its monitor is gone. What may still run of it is not known to be its main process: it is ended.
+      cgroups_->KillAll(one.cgroup_path, kKillPatienceMs).IgnoreError();
+      cgroups_->Remove(one.cgroup_path).IgnoreError();
+      states[one.id] = {};
+      continue;
+    }
+    const monitor::Entry& entry = *found->second;
+    if (!container->plan.ParseFromString(entry.plan()))
+      return absl::DataLossError(Cat("the monitor's plan of container `", one.id, "` can't be read"));
+    container->state = entry.started() ? ProcessState::kRunning : ProcessState::kCreated;
+    if (entry.has_exit()) {
+      container->state = ProcessState::kExited;
+      container->exit = Explain(*container, entry.exit().code(),
+                                system_clock::time_point(std::chrono::nanoseconds(entry.exit().finished_at_ns())));
+    } else {
+      absl::StatusOr<PidRef> process = OpenPid(entry.pid(), entry.start_time());
+      // Where it has ended since, its exit is told when exits are delivered.
+      if (process.ok()) container->process = *std::move(process);
+    }
+    states[one.id] = {container->state, entry.pid(), container->exit};
+    std::unique_lock lock(mutex_);
+    containers_[one.id] = std::move(container);
+  }
+
+  for (const auto& [id, entry] : entries) {
+    if (ours.contains(id)) continue;
+    std::string cgroup = entry->has_exit() || entry->init() ? "" : CgroupOf(entry->pid());
+    Forget(id).IgnoreError();
+    if (cgroup.empty()) continue;
+    cgroups_->KillAll(cgroup, kKillPatienceMs).IgnoreError();
+    cgroups_->Remove(cgroup).IgnoreError();
+  }
+  std::error_code ignored;
+  std::vector<std::string> pinned;
+  for (const auto& dir : std::filesystem::directory_iterator(options_.state_dir + "/ns", ignored))
+    pinned.push_back(dir.path().filename().string());
+  for (const std::string& id : pinned)
+    if (!ours.contains(id)) Unpin(id);
+  RETURN_IF_ERROR(network_->RemoveOrphans());
+
+  recovered_ = true;
+  {
+    std::shared_lock lock(client_mutex_);
+    if (client_) client_->Deliver();
+  }
+  spares_->Start();
+  return states;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Open(
+    RuntimeOptions options, std::function<void(const std::string& id, const ExitInfo&)> on_exit) {
+  auto runtime = std::make_unique<LeanRuntime>(std::move(options), std::move(on_exit));
+  RETURN_IF_ERROR(runtime->Start());
+  return runtime;
+}
+
+}  // namespace sock::runtime

@@ -1,0 +1,47 @@
+// Network, IPC and UTS namespaces made and wired ahead of need, and the names they have on disk.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "absl/status/statusor.h"
+#include "runtime/base/fd.h"
+
+namespace sock::runtime {
+
+struct SpareSandbox {
+  Fd net, ipc, uts;
+  std::string token;  // of PodNetwork::Prepare
+};
+
+class SparePool {
+ public:
+  // `make` and `discard` are called from the pool's thread, `discard` also from the destructor.
+  SparePool(int size, std::function<absl::StatusOr<SpareSandbox>()> make,
+            std::function<void(SpareSandbox)> discard);
+  ~SparePool();
+  // A ready spare, or false where there is none: the caller makes one itself.
+  bool Take(SpareSandbox& spare);
+
+ private:
+  void Fill();
+  size_t size_;
+  std::function<absl::StatusOr<SpareSandbox>()> make_;
+  std::function<void(SpareSandbox)> discard_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<SpareSandbox> ready_;
+  bool closing_ = false;
+  std::thread thread_;
+};
+
+// Keeps a namespace alive under `path` by a bind mount (namespaces(7)).
+absl::Status BindNamespace(int ns, const std::string& path);
+// Gone is success.
+absl::Status UnbindNamespace(const std::string& path);
+
+}  // namespace sock::runtime
