@@ -177,6 +177,50 @@ TEST(CgroupDevices, LastMatchingRuleDecidesEachAccess) {
   EXPECT_EQ(Interpret(DeviceProgram({{.allow = false, .type = 'c', .major = 1}}), kC, kR, 2, 3), 1);
 }
 
+// Version 2's files, as plain ones: what is written where, in the order of the checks.
+TEST(CgroupV2, WritesItsFiles) {
+  char root[] = "/tmp/cri-sock-cgroup-XXXXXX";
+  ASSERT_NE(mkdtemp(root), nullptr);
+  std::string dir = Cat(root, "/c1");
+  ASSERT_TRUE(MakeDirs(dir).ok());
+  for (const char* file :
+       {"memory.max", "memory.swap.max", "memory.high", "cpu.weight", "cpuset.cpus", "pids.max"}) {
+    ASSERT_TRUE(OpenPath(Cat(dir, "/", file), O_CREAT | O_WRONLY, 0600).ok());
+  }
+  for (auto [file, text] : {std::pair{"cpu.max", "max 100000\n"},
+                            {"memory.current", "9000"},
+                            {"memory.stat", "anon 4000\ninactive_file 5000\n"},
+                            {"memory.events", "oom 3\noom_kill 2\n"},
+                            {"cpu.stat", "usage_usec 7\n"}}) {
+    auto fd = OpenPath(Cat(dir, "/", file), O_CREAT | O_WRONLY, 0600);
+    ASSERT_TRUE(WriteAll(fd->get(), text).ok());
+  }
+  auto manager = MakeV2(root, false);
+  oci::Resources r;
+  r.memory_limit = 8000, r.memory_swap = 12000, r.cpu_shares = 1024, r.cpu_quota = 1234567, r.pids_limit = -1;
+  r.cpuset_cpus = "0-1", r.hugepage_limits["2MB"] = 0, r.unified["memory.high"] = "7000";
+  absl::Status status = manager->Update("c1", r);
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(ReadText(dir + "/memory.max"), "8000");
+  EXPECT_EQ(ReadText(dir + "/memory.swap.max"), "4000");
+  EXPECT_EQ(ReadText(dir + "/cpu.weight"), "39");
+  EXPECT_EQ(ReadText(dir + "/cpu.max"), "1234567 100000");
+  EXPECT_EQ(ReadText(dir + "/pids.max"), "max");
+  EXPECT_EQ(ReadText(dir + "/memory.high"), "7000");
+  auto stats = manager->Stats("c1");
+  EXPECT_EQ(stats->memory_working_set, 4000u);
+  EXPECT_EQ(stats->cpu_usage_ns, 7000u);
+  EXPECT_EQ(stats->oom_kills, 2u);
+  EXPECT_EQ(stats->memory_limit, 8000u);
+  oci::Resources small;
+  small.memory_limit = 3999;
+  EXPECT_TRUE(absl::IsFailedPrecondition(manager->Update("c1", small)));
+  oci::Resources huge;
+  huge.hugepage_limits["2MB"] = 2 << 20;
+  EXPECT_TRUE(absl::IsFailedPrecondition(manager->Update("c1", huge)));
+  EXPECT_TRUE(RemoveTree(root).ok());
+}
+
 // ---- the real kernel
 
 class CgroupKernel : public ::testing::Test {
