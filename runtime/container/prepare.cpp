@@ -122,6 +122,9 @@ absl::Status PrepareProcess(const ContainerSpec& container, const oci::User& use
   plan.set_cap_ambient(ambient);
 
   if (container.spec.seccomp) {
+#ifdef CRI_SOCK_NO_SECCOMP
+    return absl::UnimplementedError("seccomp: this build has no filter compiler");
+#else
     ASSIGN_OR_RETURN(*plan.mutable_seccomp(), CompileSeccomp(*container.spec.seccomp));
     uint32_t flags = 0;
     for (const std::string& flag : container.spec.seccomp->flags) {
@@ -129,6 +132,7 @@ absl::Status PrepareProcess(const ContainerSpec& container, const oci::User& use
       if (flag == "SECCOMP_FILTER_FLAG_SPEC_ALLOW") flags |= SECCOMP_FILTER_FLAG_SPEC_ALLOW;
     }
     plan.set_seccomp_flags(flags);
+#endif
   }
   if (prepared.fds.size() > kMaxMessageFds)
     return absl::ResourceExhaustedError(Cat("mounts: ", prepared.fds.size(), " descriptors are too many"));
