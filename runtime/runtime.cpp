@@ -7,8 +7,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <condition_variable>
+#include <csignal>
 #include <filesystem>
 #include <mutex>
 #include <set>
@@ -155,7 +155,6 @@ class LeanRuntime final : public Runtime {
     ASSIGN_OR_RETURN(cgroups_, CgroupManager::Open(options_.cgroup_driver));
     ASSIGN_OR_RETURN(network_, PodNetwork::Open(options_.network));
     watch_wake_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-    spares_ = std::make_unique<SparePool>(options_.spare_sandboxes, *network_, [this] { return MakeSpare(); });
     return Connect();
   }
 
@@ -194,9 +193,9 @@ class LeanRuntime final : public Runtime {
     request.mutable_remove()->set_id(id);
     return Call(request).status();
   }
-  absl::StatusOr<Spare> MakeSpare();
-  absl::StatusOr<std::vector<Fd>> MakeNamespaces(const std::string& id, bool net, bool ipc, bool uts, bool pid,
-                                                 const std::map<std::string, std::string>& sysctls);
+  absl::StatusOr<SpareSandbox> MakeSpare();
+  absl::StatusOr<std::vector<Fd>> MakeNamespaces(const std::string& id, bool net, bool ipc, bool uts,
+                                                 bool pid, const std::map<std::string, std::string>& sysctls);
   absl::Status Pin(const std::string& sandbox, const char* kind, const Fd& fd);
   void Unpin(const std::string& sandbox);
   absl::StatusOr<std::shared_ptr<Sandbox>> FindSandbox(const std::string& id) const {
@@ -244,7 +243,8 @@ absl::Status LeanRuntime::Connect() {
   absl::StatusOr<std::unique_ptr<monitor::Client>> client = monitor::Client::Open(
       options_.state_dir + "/monitor.sock", options_.monitor_program,
       [this](const monitor::Exit& exit) {
-        Finish(exit.id(), exit.code(), system_clock::time_point(std::chrono::nanoseconds(exit.finished_at_ns())), "");
+        Finish(exit.id(), exit.code(),
+               system_clock::time_point(std::chrono::nanoseconds(exit.finished_at_ns())), "");
         monitor::Request request;
         request.mutable_acknowledge()->set_id(exit.id());
         Call(request).status().IgnoreError();
@@ -305,7 +305,9 @@ void LeanRuntime::WatchOrphans() {
       std::optional<int> status = ExitStatusFromPidfd(now[i]->process.pidfd.get());
       int code = !status ? 255 : WIFSIGNALED(*status) ? 128 + WTERMSIG(*status) : WEXITSTATUS(*status);
       Finish(now[i]->id, code, system_clock::now(),
-             status ? "" : "the monitor had died before the container, and the kernel does not tell its exit code");
+             status
+                 ? ""
+                 : "the monitor had died before the container, and the kernel does not tell its exit code");
       std::lock_guard lock(orphans_mutex_);
       std::erase(orphans_, now[i]);
     }
@@ -322,7 +324,8 @@ ExitInfo LeanRuntime::Explain(const Container& container, int code, system_clock
   return info;
 }
 
-void LeanRuntime::Finish(const std::string& id, int code, system_clock::time_point when, const std::string& unknown) {
+void LeanRuntime::Finish(const std::string& id, int code, system_clock::time_point when,
+                         const std::string& unknown) {
   std::shared_ptr<Container> container;
   {
     std::shared_lock lock(mutex_);
@@ -351,8 +354,9 @@ void LeanRuntime::Finish(const std::string& id, int code, system_clock::time_poi
   on_exit_(id, info);
 }
 
-absl::StatusOr<std::vector<Fd>> LeanRuntime::MakeNamespaces(const std::string& id, bool net, bool ipc, bool uts, bool pid,
-                                                            const std::map<std::string, std::string>& sysctls) {
+absl::StatusOr<std::vector<Fd>> LeanRuntime::MakeNamespaces(
+    const std::string& id, bool net, bool ipc, bool uts, bool pid,
+    const std::map<std::string, std::string>& sysctls) {
   monitor::Request request;
   monitor::CreateNamespaces* make = request.mutable_create_namespaces();
   make->set_id(id);
@@ -367,9 +371,13 @@ absl::StatusOr<std::vector<Fd>> LeanRuntime::MakeNamespaces(const std::string& i
   return std::move(answer.fds);
 }
 
-absl::StatusOr<Spare> LeanRuntime::MakeSpare() {
+absl::StatusOr<SpareSandbox> LeanRuntime::MakeSpare() {
   ASSIGN_OR_RETURN(std::vector<Fd> fds, MakeNamespaces(NewId(), true, true, true, false, {}));
-  return Spare{std::move(fds[0]), std::move(fds[1]), std::move(fds[2]), ""};
+  SpareSandbox spare{std::move(fds[0]), std::move(fds[1]), std::move(fds[2]), ""};
+  // A failure here shows where it matters: Attach makes what is missing, or tells why it can't.
+  if (absl::StatusOr<std::string> token = network_->Prepare(spare.net.get()); token.ok())
+    spare.token = *std::move(token);
+  return spare;
 }
 
 // A namespace lives while a file is bound to it (namespaces(7)): also when every process of ours has died.
@@ -383,14 +391,16 @@ absl::Status LeanRuntime::Pin(const std::string& sandbox, const char* kind, cons
 }
 
 void LeanRuntime::Unpin(const std::string& sandbox) {
-  for (const char* kind : {"net", "ipc", "uts"}) umount2(Cat(NsDir(sandbox), "/", kind).c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
+  for (const char* kind : {"net", "ipc", "uts"})
+    umount2(Cat(NsDir(sandbox), "/", kind).c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
   RemoveTree(NsDir(sandbox)).IgnoreError();
 }
 
 absl::StatusOr<SandboxInfo> LeanRuntime::CreateSandbox(const SandboxSpec& spec) {
   RETURN_IF_ERROR(CheckId(spec.id, "sandbox id"));
   if (!spec.uid_mappings.empty() || !spec.gid_mappings.empty())
-    return absl::UnimplementedError("linux.security_context.namespace_options.userns_options: user namespaces");
+    return absl::UnimplementedError(
+        "linux.security_context.namespace_options.userns_options: user namespaces");
   auto sandbox = std::make_shared<Sandbox>();
   std::string token;
   absl::Cleanup unprepare = [&] {
@@ -398,14 +408,18 @@ absl::StatusOr<SandboxInfo> LeanRuntime::CreateSandbox(const SandboxSpec& spec) 
   };
   bool fresh = spec.host_network || spec.host_ipc || spec.shared_pid || !spec.sysctls.empty();
   if (!fresh) {
-    ASSIGN_OR_RETURN(Spare spare, spares_->Take());
+    SpareSandbox spare;
+    if (!spares_ || !spares_->Take(spare)) {
+      ASSIGN_OR_RETURN(spare, MakeSpare());
+    }
     sandbox->net = std::move(spare.net);
     sandbox->ipc = std::move(spare.ipc);
     sandbox->uts = std::move(spare.uts);
     token = std::move(spare.token);
   } else if (!spec.host_network || !spec.host_ipc || spec.shared_pid) {
     bool net = !spec.host_network, ipc = !spec.host_ipc;
-    ASSIGN_OR_RETURN(std::vector<Fd> fds, MakeNamespaces(spec.id, net, ipc, net, spec.shared_pid, spec.sysctls));
+    ASSIGN_OR_RETURN(std::vector<Fd> fds,
+                     MakeNamespaces(spec.id, net, ipc, net, spec.shared_pid, spec.sysctls));
     size_t i = 0;
     if (net) sandbox->net = std::move(fds[i++]);
     if (ipc) sandbox->ipc = std::move(fds[i++]);
@@ -425,7 +439,8 @@ absl::StatusOr<SandboxInfo> LeanRuntime::CreateSandbox(const SandboxSpec& spec) 
   if (spec.network && sandbox->net.valid()) {
     PodNetworkRequest request = *spec.network;
     request.netns_path = info.netns_path;
-    ASSIGN_OR_RETURN_AS(info.network, network_->Attach(request, sandbox->net.get(), token), "set up the pod's network");
+    ASSIGN_OR_RETURN_AS(info.network, network_->Attach(request, sandbox->net.get(), token),
+                        "set up the pod's network");
     token.clear();
   }
   std::move(undo).Cancel();
@@ -441,7 +456,8 @@ absl::Status LeanRuntime::StopSandbox(const SandboxSpec& spec, const SandboxInfo
     for (const auto& [id, container] : containers_)
       if (container->sandbox_id == spec.id) inside.push_back(container);
   }
-  for (const auto& container : inside) RETURN_IF_ERROR(StopContainer(container->id, SIGKILL, milliseconds(0)));
+  for (const auto& container : inside)
+    RETURN_IF_ERROR(StopContainer(container->id, SIGKILL, milliseconds(0)));
   if (spec.network && !info.netns_path.empty()) {
     PodNetworkRequest request = *spec.network;
     request.netns_path = info.netns_path;
@@ -461,9 +477,15 @@ absl::Status LeanRuntime::RemoveSandbox(const SandboxSpec& spec, const SandboxIn
 absl::StatusOr<SandboxNamespaces> LeanRuntime::NamespacesOf(const ContainerSpec& spec) const {
   ASSIGN_OR_RETURN(std::shared_ptr<Sandbox> sandbox, FindSandbox(spec.sandbox_id));
   SandboxNamespaces namespaces;
-  if (sandbox->net.valid()) ASSIGN_OR_RETURN(namespaces.net, sandbox->net.Dup());
-  if (sandbox->ipc.valid()) ASSIGN_OR_RETURN(namespaces.ipc, sandbox->ipc.Dup());
-  if (sandbox->uts.valid()) ASSIGN_OR_RETURN(namespaces.uts, sandbox->uts.Dup());
+  if (sandbox->net.valid()) {
+    ASSIGN_OR_RETURN(namespaces.net, sandbox->net.Dup());
+  }
+  if (sandbox->ipc.valid()) {
+    ASSIGN_OR_RETURN(namespaces.ipc, sandbox->ipc.Dup());
+  }
+  if (sandbox->uts.valid()) {
+    ASSIGN_OR_RETURN(namespaces.uts, sandbox->uts.Dup());
+  }
   if (!spec.target_pid_container.empty()) {
     ASSIGN_OR_RETURN(std::shared_ptr<Container> target, FindContainer(spec.target_pid_container));
     ASSIGN_OR_RETURN(namespaces.pid, OpenPath(Cat("/proc/", target->process.pid, "/ns/pid"), O_RDONLY));
@@ -486,7 +508,9 @@ absl::StatusOr<ContainerInfo> LeanRuntime::CreateContainer(const ContainerSpec& 
   auto begin = steady_clock::now();
   ASSIGN_OR_RETURN(SandboxNamespaces namespaces, NamespacesOf(spec));
   Fd log;
-  if (!spec.log_path.empty()) ASSIGN_OR_RETURN(log, OpenLog(spec.log_path));
+  if (!spec.log_path.empty()) {
+    ASSIGN_OR_RETURN(log, OpenLog(spec.log_path));
+  }
   const std::string& cgroup = spec.spec.cgroups_path;
   RETURN_IF_ERROR_AS(cgroups_->Create(cgroup, spec.spec.resources), "create the container's cgroup");
   absl::Cleanup remove_cgroup = [&] {
@@ -563,8 +587,10 @@ absl::Status LeanRuntime::StopContainer(const std::string& id, int signal, milli
   absl::Status killed = cgroups_->KillAll(container.cgroup_path, kKillPatienceMs);
   if (!killed.ok() && !absl::IsNotFound(killed)) return Annotate(killed, Cat("stop container `", id, "`"));
   std::unique_lock lock(container.mutex);
-  if (!container.exited.wait_for(lock, milliseconds(kKillPatienceMs), [&] { return container.state == ProcessState::kExited; }))
-    return absl::DeadlineExceededError(Cat("stop container `", id, "`: it was killed, but its end was not told"));
+  if (!container.exited.wait_for(lock, milliseconds(kKillPatienceMs),
+                                 [&] { return container.state == ProcessState::kExited; }))
+    return absl::DeadlineExceededError(
+        Cat("stop container `", id, "`: it was killed, but its end was not told"));
   return absl::OkStatus();
 }
 
@@ -598,7 +624,8 @@ absl::StatusOr<ExecResult> LeanRuntime::ExecSync(const std::string& id, const Ex
   std::vector<Fd> fds;
   ASSIGN_OR_RETURN(Fd pid_ns, OpenPath(Cat("/proc/", container->process.pid, "/ns/pid"), O_RDONLY));
   ASSIGN_OR_RETURN(Fd pidfd, container->process.pidfd.Dup());
-  if (HasExited(container->process)) return absl::FailedPreconditionError(Cat("container `", id, "` has ended"));
+  if (HasExited(container->process))
+    return absl::FailedPreconditionError(Cat("container `", id, "` has ended"));
   plan.set_join_pid_ns_fd(Keep(fds, std::move(pid_ns)));
   plan.set_join_pidfd(Keep(fds, std::move(pidfd)));
   plan.set_join_flags(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP);
@@ -636,7 +663,9 @@ absl::StatusOr<ExecResult> LeanRuntime::ExecSync(const std::string& id, const Ex
       ssize_t n = read(answer->fds[i].get(), buffer, sizeof buffer);
       if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) return false;
       if (n < 0 && errno == EAGAIN) return true;
-      if (n > 0) outputs[i]->append(buffer, std::min(static_cast<size_t>(n), request.output_limit - outputs[i]->size()));
+      if (n > 0)
+        outputs[i]->append(buffer,
+                           std::min(static_cast<size_t>(n), request.output_limit - outputs[i]->size()));
     }
   };
   bool open[2] = {true, true};
@@ -682,7 +711,8 @@ absl::Status LeanRuntime::UpdateResources(const std::string& id, const oci::Reso
 
 absl::Status LeanRuntime::ReopenLog(const std::string& id) {
   ASSIGN_OR_RETURN(std::shared_ptr<Container> container, FindContainer(id));
-  if (container->log_path.empty()) return absl::FailedPreconditionError(Cat("container `", id, "` has no log"));
+  if (container->log_path.empty())
+    return absl::FailedPreconditionError(Cat("container `", id, "` has no log"));
   ASSIGN_OR_RETURN(Fd log, OpenLog(container->log_path));
   monitor::Request request;
   request.mutable_reopen_log()->set_id(id);
@@ -722,12 +752,14 @@ absl::StatusOr<std::map<std::string, ContainerState>> LeanRuntime::Recover(const
   for (const Known::Sandbox& one : known.sandboxes) {
     ours.insert(one.spec.id);
     auto sandbox = std::make_shared<Sandbox>();
-    for (auto [kind, fd] : {std::pair{"net", &sandbox->net}, {"ipc", &sandbox->ipc}, {"uts", &sandbox->uts}}) {
+    for (auto [kind, fd] :
+         {std::pair{"net", &sandbox->net}, {"ipc", &sandbox->ipc}, {"uts", &sandbox->uts}}) {
       if (absl::StatusOr<Fd> opened = OpenPath(Cat(NsDir(one.spec.id), "/", kind), O_RDONLY); opened.ok())
         *fd = *std::move(opened);
     }
     if (auto init = entries.find(one.spec.id); one.spec.shared_pid && init != entries.end()) {
-      if (absl::StatusOr<Fd> opened = OpenPath(Cat("/proc/", init->second->pid(), "/ns/pid"), O_RDONLY); opened.ok())
+      if (absl::StatusOr<Fd> opened = OpenPath(Cat("/proc/", init->second->pid(), "/ns/pid"), O_RDONLY);
+          opened.ok())
         sandbox->pid = *std::move(opened);
     }
     if (one.spec.network && sandbox->net.valid()) {
@@ -761,8 +793,9 @@ absl::StatusOr<std::map<std::string, ContainerState>> LeanRuntime::Recover(const
     container->state = entry.started() ? ProcessState::kRunning : ProcessState::kCreated;
     if (entry.has_exit()) {
       container->state = ProcessState::kExited;
-      container->exit = Explain(*container, entry.exit().code(),
-                                system_clock::time_point(std::chrono::nanoseconds(entry.exit().finished_at_ns())));
+      container->exit =
+          Explain(*container, entry.exit().code(),
+                  system_clock::time_point(std::chrono::nanoseconds(entry.exit().finished_at_ns())));
     } else {
       absl::StatusOr<PidRef> process = OpenPid(entry.pid(), entry.start_time());
       // Where it has ended since, its exit is told when exits are delivered.
@@ -794,7 +827,12 @@ absl::StatusOr<std::map<std::string, ContainerState>> LeanRuntime::Recover(const
     std::shared_lock lock(client_mutex_);
     if (client_) client_->Deliver();
   }
-  spares_->Start();
+  // Nothing is wired ahead before what lives has been adopted.
+  spares_ = std::make_unique<SparePool>(
+      options_.spare_sandboxes, [this] { return MakeSpare(); },
+      [this](SpareSandbox spare) {
+        if (!spare.token.empty()) network_->Unprepare(spare.token);
+      });
   return states;
 }
 
