@@ -1,0 +1,230 @@
+#include "runtime/container/container.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "runtime/base/channel.h"
+#include "runtime/base/path.h"
+#include "runtime/base/text.h"
+
+namespace sock::runtime {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+struct Outcome {
+  Report report, failure;  // of building, and of executing
+  std::string output;
+  int status = -1;
+};
+
+// As the monitor does: the child of clone3(2), the barrier, GO, and what the program writes.
+Outcome RunIt(PreparedPlan prepared) {
+  Outcome outcome;
+  ChannelPair barrier = *MakeChannel();
+  Pipe out = *MakePipe();
+  Fd null(open("/dev/null", O_RDONLY | O_CLOEXEC));
+  clone_args args{};
+  args.flags = prepared.plan.clone_flags();
+  args.exit_signal = SIGCHLD;
+  pid_t pid = static_cast<pid_t>(syscall(SYS_clone3, &args, sizeof args));
+  if (pid == 0) {
+    barrier.a.Reset();
+    int stdio[3] = {null.get(), out.write.get(), out.write.get()};
+    CarryOut(prepared.plan, std::move(prepared.fds), stdio, barrier.b.get());
+  }
+  EXPECT_GT(pid, 0);
+  barrier.b.Reset();
+  out.write.Reset();
+  if (auto message = RecvMessage(barrier.a.get()); message.ok())
+    outcome.report.ParseFromString(message->data);
+  if (outcome.report.ready()) {
+    EXPECT_TRUE(SendMessage(barrier.a.get(), "go").ok());
+    if (auto message = RecvMessage(barrier.a.get()); message.ok())
+      outcome.failure.ParseFromString(message->data);
+  }
+  char buffer[4096];
+  for (ssize_t n; (n = read(out.read.get(), buffer, sizeof buffer)) > 0;)
+    outcome.output.append(buffer, static_cast<size_t>(n));
+  waitpid(pid, &outcome.status, 0);
+  return outcome;
+}
+
+class ContainerTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/container_test.XXXXXX";
+    dir_ = mkdtemp(name);
+    for (const char* sub : {"lower/bin", "lower/etc", "lower/secret", "top", "upper", "work", "volume"})
+      std::filesystem::create_directories(dir_ + "/" + sub);
+    std::filesystem::copy_file("/bin/busybox", dir_ + "/lower/bin/busybox");
+    std::filesystem::create_symlink("busybox", dir_ + "/lower/bin/sh");
+    Write("lower/etc/passwd", "root:x:0:0::/root:/bin/sh\nann:x:1000:1001::/home/ann:/bin/sh\n");
+    Write("lower/etc/group", "root:x:0:\nann:x:1001:\nextra:x:2000:bob,ann\n");
+    Write("lower/secret/file", "hidden");
+    Write("lower/secretfile", "hidden");
+    Write("lower/bin/text", "echo hi\n");
+    std::filesystem::permissions(dir_ + "/lower/bin/text", std::filesystem::perms(0755));
+    Write("volume/data", "of the volume");
+
+    spec_.id = "test";
+    spec_.rootfs = {{dir_ + "/top", dir_ + "/lower"}, dir_ + "/upper", dir_ + "/work"};
+    oci::Spec& spec = spec_.spec;
+    spec.hostname = "inside";
+    spec.process.env = {"PATH=/bin"};
+    spec.process.no_new_privileges = true;
+    spec.mounts = {
+        {"/proc", "proc", "proc", {"nosuid", "noexec", "nodev"}},
+        {"/dev", "tmpfs", "tmpfs", {"nosuid", "strictatime", "mode=755", "size=65536k"}},
+        {"/dev/pts", "devpts", "devpts", {"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}},
+        {"/dev/mqueue", "mqueue", "mqueue", {"nosuid", "noexec", "nodev"}},
+        {"/sys", "sysfs", "sysfs", {"nosuid", "noexec", "nodev", "ro"}},
+        {"/sys/fs/cgroup", "cgroup", "cgroup", {"nosuid", "noexec", "nodev", "relatime", "ro"}},
+        {"/volume", "bind", dir_ + "/volume", {"rbind", "rprivate", "ro"}}};
+    spec.masked_paths = {"/secret", "/secretfile", "/proc/kcore", "/nothing/there"};
+    spec.readonly_paths = {"/proc/sys"};
+    std::thread([this] {  // a UTS namespace that only the descriptor holds
+      if (unshare(CLONE_NEWUTS) == 0)
+        namespaces_.uts = Fd(open("/proc/thread-self/ns/uts", O_RDONLY | O_CLOEXEC));
+    })
+        .join();
+    ASSERT_TRUE(namespaces_.uts.valid());
+  }
+  void TearDown() override { EXPECT_TRUE(RemoveTree(dir_).ok()); }
+
+  void Write(const std::string& name, const std::string& text) { std::ofstream(dir_ + "/" + name) << text; }
+  absl::StatusOr<PreparedPlan> Prepare() { return PrepareContainer(spec_, namespaces_, {}); }
+  Outcome Shell(const std::string& script) {
+    spec_.spec.process.args = {"sh", "-c", "b=/bin/busybox; " + script};
+    auto prepared = Prepare();
+    EXPECT_TRUE(prepared.ok()) << prepared.status();
+    if (!prepared.ok()) return {};
+    Outcome outcome = RunIt(*std::move(prepared));
+    EXPECT_TRUE(outcome.report.ready()) << outcome.report.step() << ": " << outcome.report.text();
+    EXPECT_EQ(outcome.failure.text(), "");
+    return outcome;
+  }
+
+  std::string dir_;
+  ContainerSpec spec_;
+  SandboxNamespaces namespaces_;
+};
+
+TEST_F(ContainerTest, ShowsItsOwnWorld) {
+  std::string out =
+      Shell(
+          "echo pid=$$; $b hostname; $b cat /proc/mounts; $b ls /sys/fs/cgroup /dev; echo x >/dev/null && "
+          "echo null-ok; echo $HOME; $b ls -d /tmp; echo new >/made && $b cat /made; $b pwd")
+          .output;
+  EXPECT_THAT(out, HasSubstr("pid=1\ninside\n"));
+  EXPECT_THAT(out, HasSubstr("overlay / overlay rw"));
+  EXPECT_THAT(out, HasSubstr("proc /proc proc"));
+  EXPECT_THAT(out, HasSubstr("devpts /dev/pts devpts"));
+  EXPECT_THAT(out, HasSubstr("sysfs /sys sysfs ro"));
+  EXPECT_THAT(out, HasSubstr("/sys/fs/cgroup"));
+  EXPECT_THAT(out, HasSubstr("null-ok\n/root\n"));
+  EXPECT_THAT(out, HasSubstr("urandom"));
+  EXPECT_THAT(out, HasSubstr("new\n/\n"));
+  EXPECT_THAT(out, Not(HasSubstr(" /home "))) << "the host's mounts are gone";
+  char host[65];
+  gethostname(host, sizeof host);
+  EXPECT_STRNE(host, "inside");
+}
+
+TEST_F(ContainerTest, HidesAndProtects) {
+  std::string out = Shell(
+                        "$b cat /volume/data; echo x >/volume/data; $b ls -A /secret | $b wc -l; "
+                        "$b cat /secretfile | $b wc -c; echo x >/secret/new; echo 1 >/proc/sys/kernel/panic")
+                        .output;
+  EXPECT_THAT(out, HasSubstr("of the volume"));
+  EXPECT_THAT(out, HasSubstr("/volume/data: Read-only file system"));
+  EXPECT_THAT(out, HasSubstr("0\n0\n"));
+  EXPECT_THAT(out, HasSubstr("/secret/new: Read-only file system"));
+  EXPECT_THAT(out, HasSubstr("/proc/sys/kernel/panic: Read-only file system"));
+  EXPECT_THAT(out, Not(HasSubstr("hidden")));
+  spec_.spec.root_readonly = true;
+  EXPECT_THAT(Shell("echo x >/made").output, HasSubstr("/made: Read-only file system"));
+}
+
+TEST_F(ContainerTest, BecomesTheUser) {
+  spec_.user.username = "ann";
+  spec_.user.supplemental_groups = {3000};
+  spec_.spec.process.capabilities.bounding = spec_.spec.process.capabilities.permitted =
+      spec_.spec.process.capabilities.effective = {"CAP_NET_RAW", "CAP_KILL"};
+  spec_.spec.process.cwd = "/made/for/me";
+  std::string out = Shell(
+                        "$b id -u; $b id -g; $b id -G; $b grep -E 'Cap|NoNew' /proc/self/status; "
+                        "$b pwd; echo $HOME; umask")
+                        .output;
+  EXPECT_THAT(out, HasSubstr("1000\n1001\n1001 2000 3000\n"));
+  EXPECT_THAT(out, HasSubstr("CapEff:\t0000000000000000"));
+  EXPECT_THAT(out, HasSubstr("CapBnd:\t0000000000002020"));
+  EXPECT_THAT(out, HasSubstr("NoNewPrivs:\t1"));
+  EXPECT_THAT(out, HasSubstr("/made/for/me\n/home/ann\n0022\n"));
+
+  spec_.user.username = "0";
+  spec_.spec.process.no_new_privileges = false;
+  out = Shell("$b grep -E 'Cap|NoNew' /proc/self/status").output;
+  EXPECT_THAT(out, HasSubstr("CapEff:\t0000000000002020"));
+  EXPECT_THAT(out, HasSubstr("NoNewPrivs:\t0"));
+}
+
+TEST_F(ContainerTest, NamesWhatIsWrong) {
+  spec_.spec.process.args = {"no-such-program"};
+  Outcome outcome = RunIt(*Prepare());
+  EXPECT_FALSE(outcome.report.ready());
+  EXPECT_EQ(outcome.report.step(), "exec");
+  EXPECT_EQ(outcome.report.errno_value(), ENOENT);
+  EXPECT_EQ(WEXITSTATUS(outcome.status), 127);
+
+  spec_.spec.process.args = {"/bin/text"};
+  outcome = RunIt(*Prepare());
+  EXPECT_TRUE(outcome.report.ready());
+  EXPECT_EQ(outcome.failure.step(), "exec");
+  EXPECT_EQ(outcome.failure.errno_value(), ENOEXEC);
+
+  spec_.user.username = "nobody-here";
+  EXPECT_EQ(Prepare().status().code(), absl::StatusCode::kInvalidArgument);
+  spec_.user.username = "";
+  spec_.spec.mounts.push_back({"/x", "bind", dir_ + "/absent", {"rbind"}});
+  absl::Status missing = Prepare().status();
+  EXPECT_EQ(missing.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(missing.message()), HasSubstr("mounts[].host_path `" + dir_ + "/absent`"));
+}
+
+TEST_F(ContainerTest, WithoutGoNothingRuns) {
+  spec_.spec.process.args = {"sh", "-c", "/bin/busybox touch /volume/ran /ran"};
+  PreparedPlan prepared = *Prepare();
+  ChannelPair barrier = *MakeChannel();
+  clone_args args{};
+  args.flags = prepared.plan.clone_flags();
+  args.exit_signal = SIGCHLD;
+  pid_t pid = static_cast<pid_t>(syscall(SYS_clone3, &args, sizeof args));
+  if (pid == 0) {
+    barrier.a.Reset();
+    int stdio[3] = {0, 1, 2};
+    CarryOut(prepared.plan, std::move(prepared.fds), stdio, barrier.b.get());
+  }
+  barrier.b.Reset();
+  ASSERT_TRUE(RecvMessage(barrier.a.get()).ok());
+  barrier.a.Reset();
+  int status = -1;
+  ASSERT_EQ(waitpid(pid, &status, 0), pid);
+  EXPECT_EQ(status, 0);
+  EXPECT_FALSE(std::filesystem::exists(dir_ + "/upper/ran"));
+}
+
+}  // namespace
+}  // namespace sock::runtime
