@@ -226,5 +226,81 @@ TEST_F(ContainerTest, WithoutGoNothingRuns) {
   EXPECT_FALSE(std::filesystem::exists(dir_ + "/upper/ran"));
 }
 
+// A running container, a terminal and a further process in it, as the monitor makes one: the PID namespace is
+// entered by a process of its own that forks the child.
+TEST_F(ContainerTest, HasTerminalAndTakesFurtherProcesses) {
+  spec_.spec.process.terminal = true;
+  spec_.spec.process.args = {"sh", "-c", "/bin/busybox tty; /bin/busybox cat"};
+  PreparedPlan prepared = *Prepare();
+  ChannelPair barrier = *MakeChannel();
+  clone_args args{};
+  args.flags = prepared.plan.clone_flags();
+  args.exit_signal = SIGCHLD;
+  pid_t pid = static_cast<pid_t>(syscall(SYS_clone3, &args, sizeof args));
+  if (pid == 0) {
+    barrier.a.Reset();
+    int stdio[3] = {-1, -1, -1};
+    CarryOut(prepared.plan, std::move(prepared.fds), stdio, barrier.b.get());
+  }
+  barrier.b.Reset();
+  auto ready = RecvMessage(barrier.a.get());
+  ASSERT_TRUE(ready.ok());
+  Report report;
+  report.ParseFromString(ready->data);
+  EXPECT_TRUE(report.ready()) << report.step() << ": " << report.text();
+  ASSERT_EQ(ready->fds.size(), 1u);
+  ASSERT_TRUE(SendMessage(barrier.a.get(), "go").ok());
+  EXPECT_FALSE(RecvMessage(barrier.a.get()).ok()) << "the program runs";
+  std::string seen;
+  char buffer[512];
+  while (seen.find('\n') == std::string::npos) {
+    ssize_t n = read(ready->fds[0].get(), buffer, sizeof buffer);
+    if (n <= 0) break;
+    seen.append(buffer, static_cast<size_t>(n));
+  }
+  EXPECT_THAT(seen, HasSubstr("/dev/pts/0"));
+
+  Fd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  auto exec = PrepareExec(spec_, {1000, 1001, {1001}, {}}, pidfd.get(), pid,
+                          {"sh", "-c",
+                           "/bin/busybox hostname; /bin/busybox id -u; echo $HOME; echo $$; "
+                           "/bin/busybox cat /volume/data"},
+                          {});
+  ASSERT_TRUE(exec.ok()) << exec.status();
+  Pipe out = *MakePipe();
+  ChannelPair second = *MakeChannel();
+  Fd null(open("/dev/null", O_RDONLY | O_CLOEXEC));
+  pid_t middle = fork();
+  if (middle == 0) {
+    second.a.Reset();
+    if (setns(exec->fds[static_cast<size_t>(exec->plan.join_pid_ns_fd())].get(), CLONE_NEWPID) < 0) _exit(1);
+    pid_t child = fork();
+    int stdio[3] = {null.get(), out.write.get(), out.write.get()};
+    if (child == 0) CarryOut(exec->plan, std::move(exec->fds), stdio, second.b.get());
+    int status = 1;
+    waitpid(child, &status, 0);
+    _exit(WEXITSTATUS(status));
+  }
+  second.b.Reset();
+  out.write.Reset();
+  auto built = RecvMessage(second.a.get());
+  ASSERT_TRUE(built.ok());
+  report.ParseFromString(built->data);
+  EXPECT_TRUE(report.ready()) << report.step() << ": " << report.text();
+  SendMessage(second.a.get(), "go").IgnoreError();
+  std::string output;
+  for (ssize_t n; (n = read(out.read.get(), buffer, sizeof buffer)) > 0;)
+    output.append(buffer, static_cast<size_t>(n));
+  EXPECT_THAT(output, HasSubstr("inside\n1000\n/home/ann\n"));
+  EXPECT_THAT(output, HasSubstr("of the volume"));
+  int status = -1;
+  waitpid(middle, &status, 0);
+  EXPECT_EQ(status, 0);
+  kill(pid, SIGKILL);
+  waitpid(pid, &status, 0);
+  absl::Status gone = PrepareExec(spec_, {}, pidfd.get(), pid, {"sh"}, {}).status();
+  EXPECT_EQ(gone.code(), absl::StatusCode::kNotFound);
+}
+
 }  // namespace
 }  // namespace sock::runtime
