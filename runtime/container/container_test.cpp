@@ -226,6 +226,23 @@ TEST_F(ContainerTest, WithoutGoNothingRuns) {
   EXPECT_FALSE(std::filesystem::exists(dir_ + "/upper/ran"));
 }
 
+TEST_F(ContainerTest, LoadsTheFilterWithAndWithoutNoNewPrivileges) {
+  oci::Seccomp seccomp;
+  seccomp.default_action = "SCMP_ACT_ALLOW";
+  seccomp.architectures = {"SCMP_ARCH_X86_64"};
+  seccomp.syscalls = {{{"mkdir", "mkdirat"}, "SCMP_ACT_ERRNO", 1, {}}};
+  spec_.spec.seccomp = seccomp;
+  spec_.user.username = "ann";
+  for (bool no_new_privileges : {true, false}) {
+    spec_.spec.process.no_new_privileges = no_new_privileges;
+    std::string out =
+        Shell("$b mkdir /dev/shm; $b grep -E 'Seccomp:|CapEff|CapPrm' /proc/self/status").output;
+    EXPECT_THAT(out, HasSubstr("Operation not permitted"));
+    EXPECT_THAT(out, HasSubstr("Seccomp:\t2"));
+    EXPECT_THAT(out, HasSubstr("CapPrm:\t0000000000000000\nCapEff:\t0000000000000000"));
+  }
+}
+
 // A running container, a terminal and a further process in it, as the monitor makes one: the PID namespace is
 // entered by a process of its own that forks the child.
 TEST_F(ContainerTest, HasTerminalAndTakesFurtherProcesses) {
