@@ -9,6 +9,7 @@
 
 #include "api.grpc.pb.h"
 #include "cri/doctor.h"
+#include "cri/run_pod.h"
 #include "runtime/base/text.h"
 
 namespace {
@@ -19,7 +20,7 @@ using sock::Cat;
 constexpr char kUsage[] =
     "usage: sockctl [--socket SOCKET] COMMAND\n"
     "  version | pods | ps [-a] | images | pull REF\n"
-    "  logs ID | exec ID CMD... | stop-pod ID | rm-pod ID | doctor\n";
+    "  logs ID | exec ID CMD... | stop-pod ID | rm-pod ID | doctor\n";  // and kRunUsage
 
 int Fail(const grpc::Status& status) {
   std::cerr << "sockctl: " << status.error_message() << "\n";
@@ -140,6 +141,8 @@ class Client {
     return r.exit_code();
   }
 
+  int Run(int argc, char** argv) { return sock::cri::RunPod(*runtime_, argc, argv); }
+
   int StopPod(const std::string& id) {
     grpc::ClientContext context;
     api::StopPodSandboxRequest q;
@@ -188,8 +191,9 @@ int main(int argc, char** argv) {
   if (command == "pull" && n == 2) return client.Pull(a[1]);
   if (command == "logs" && n == 2) return client.Logs(a[1]);
   if (command == "exec" && n >= 3) return client.Exec(a[1], a + 2);
+  if (command == "run") return client.Run(n, a);
   if (command == "stop-pod" && n == 2) return client.StopPod(a[1]);
   if (command == "rm-pod" && n == 2) return client.RmPod(a[1]);
-  fputs(kUsage, stderr);
+  std::cerr << kUsage << "  " << sock::cri::kRunUsage << "\n";
   return 2;
 }

@@ -1,0 +1,217 @@
+#include "cri/cri.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <thread>
+
+#include "cri/fakes.h"
+#include "runtime/base/path.h"
+
+namespace sock::cri {
+namespace {
+
+class CriTest : public testing::Test {
+ protected:
+  CriTest() {
+    char name[] = "/tmp/cri_test.XXXXXX";
+    dir = mkdtemp(name);
+    Restart();
+  }
+  ~CriTest() override {
+    for (const std::string& id : Pods()) {
+      api::RemovePodSandboxRequest q;
+      q.set_pod_sandbox_id(id);
+      EXPECT_TRUE(cri->RemovePodSandbox(q, nullptr).ok());
+    }
+    EXPECT_TRUE(RemoveTree(dir).ok());
+  }
+  // A new daemon over the same state and the same processes.
+  void Restart() {
+    cri = std::make_unique<Cri>(Config(), dir);
+    cri->Use(&runtime, &images);
+    warnings.clear();
+    ASSERT_TRUE(cri->Recover(warnings).ok());
+  }
+  std::vector<std::string> Pods() {
+    api::ListPodSandboxResponse r;
+    EXPECT_TRUE(cri->ListPodSandbox({}, &r).ok());
+    std::vector<std::string> ids;
+    for (const auto& item : r.items()) ids.push_back(item.id());
+    return ids;
+  }
+  absl::StatusOr<std::string> Run(const std::string& name, const std::string& handler = "") {
+    api::RunPodSandboxRequest q;
+    q.set_runtime_handler(handler);
+    auto* c = q.mutable_config();
+    c->mutable_metadata()->set_name(name);
+    c->mutable_metadata()->set_namespace_("default");
+    c->mutable_metadata()->set_uid("u");
+    (*c->mutable_labels())["app"] = name;
+    (*c->mutable_annotations())["note"] = "\xc3\xa9";
+    c->mutable_dns_config()->add_servers("10.96.0.10");
+    c->set_log_directory("/var/log/pods/x");
+    // No /dev/shm to mount, so that the test needs no root.
+    c->mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_ipc(api::NODE);
+    api::RunPodSandboxResponse r;
+    RETURN_IF_ERROR(cri->RunPodSandbox(q, &r));
+    return r.pod_sandbox_id();
+  }
+  absl::StatusOr<std::string> Create(const std::string& pod, const std::string& name) {
+    api::CreateContainerRequest q;
+    q.set_pod_sandbox_id(pod);
+    q.mutable_config()->mutable_metadata()->set_name(name);
+    q.mutable_config()->mutable_image()->set_image("busybox");
+    (*q.mutable_config()->mutable_labels())["c"] = name;
+    api::CreateContainerResponse r;
+    RETURN_IF_ERROR(cri->CreateContainer(q, &r));
+    return r.container_id();
+  }
+  absl::Status Start(const std::string& id) {
+    api::StartContainerRequest q;
+    q.set_container_id(id);
+    return cri->StartContainer(q, nullptr);
+  }
+  api::ContainerStatus StatusOf(const std::string& id) {
+    api::ContainerStatusRequest q;
+    q.set_container_id(id);
+    api::ContainerStatusResponse r;
+    EXPECT_TRUE(cri->ContainerStatus(q, &r).ok());
+    return r.status();
+  }
+
+  std::string dir;
+  FakeRuntime runtime;
+  FakeImages images;
+  std::unique_ptr<Cri> cri;
+  std::vector<std::string> warnings;
+};
+
+TEST_F(CriTest, LifeOfAPodAcrossARestart) {
+  auto pod = Run("a");
+  ASSERT_TRUE(pod.ok()) << pod.status();
+  EXPECT_EQ(*ReadFile(dir + "/sandbox-files/" + *pod + "/resolv.conf"), "nameserver 10.96.0.10\n");
+  auto id = Create(*pod, "c");
+  ASSERT_TRUE(id.ok()) << id.status();
+  EXPECT_EQ(StatusOf(*id).state(), api::CONTAINER_CREATED);
+  ASSERT_TRUE(Start(*id).ok());
+  EXPECT_EQ(Start(*id).code(), absl::StatusCode::kFailedPrecondition);
+  images.snapshots.insert("orphan");
+
+  Restart();
+  EXPECT_THAT(warnings, testing::IsEmpty());
+  EXPECT_EQ(runtime.recovered, 1u);
+  EXPECT_THAT(images.snapshots, testing::ElementsAre(*id));
+  EXPECT_EQ(StatusOf(id->substr(0, 13)).state(), api::CONTAINER_RUNNING);
+  api::PodSandboxStatusRequest pq;
+  pq.set_pod_sandbox_id(*pod);
+  api::PodSandboxStatusResponse pr;
+  ASSERT_TRUE(cri->PodSandboxStatus(pq, &pr).ok());
+  EXPECT_EQ(pr.status().network().ip(), "10.88.0.2");
+  EXPECT_EQ(pr.status().annotations().at("note"), "\xc3\xa9");
+
+  // It ended while no daemon ran.
+  runtime.Exit(*id, 4);
+  Restart();
+  EXPECT_EQ(StatusOf(*id).state(), api::CONTAINER_EXITED);
+  EXPECT_EQ(StatusOf(*id).exit_code(), 4);
+  EXPECT_EQ(StatusOf(*id).reason(), "Error");
+
+  api::RemovePodSandboxRequest rq;
+  rq.set_pod_sandbox_id(*pod);
+  EXPECT_TRUE(cri->RemovePodSandbox(rq, nullptr).ok());
+  EXPECT_TRUE(cri->RemovePodSandbox(rq, nullptr).ok());
+  EXPECT_THAT(runtime.sandboxes, testing::IsEmpty());
+  EXPECT_THAT(images.snapshots, testing::IsEmpty());
+  EXPECT_NE(access((dir + "/sandbox-files/" + *pod).c_str(), F_OK), 0);
+  EXPECT_NE(access((dir + "/containers/" + *id + ".json").c_str(), F_OK), 0);
+}
+
+TEST_F(CriTest, RetriesFindTheFirstAttempt) {
+  std::vector<std::string> ids(8);
+  std::vector<std::thread> threads;
+  for (auto& id : ids) threads.emplace_back([&] { id = Run("same").value_or("failed"); });
+  for (auto& thread : threads) thread.join();
+  EXPECT_THAT(ids, testing::Each(ids[0]));
+  EXPECT_EQ(runtime.sandboxes.size(), 1u);
+  auto first = Create(ids[0], "c");
+  ASSERT_TRUE(first.ok());
+  EXPECT_EQ(*Create(ids[0], "c"), *first);
+  ASSERT_TRUE(Start(*first).ok());
+  EXPECT_EQ(Create(ids[0], "c").status().code(), absl::StatusCode::kAlreadyExists);
+}
+
+TEST_F(CriTest, FailuresLeaveNothingAndNameTheirReason) {
+  EXPECT_EQ(Run("a", "kata").status().code(), absl::StatusCode::kInvalidArgument);
+  auto pod = Run("a", "sock");
+  ASSERT_TRUE(pod.ok()) << pod.status();
+  runtime.create_error = absl::NotFoundError("mount source");
+  EXPECT_EQ(Create(*pod, "c").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(images.snapshots, testing::IsEmpty());
+  runtime.create_error = absl::OkStatus();
+  auto id = Create(*pod, "c");  // the name is free again
+  ASSERT_TRUE(id.ok()) << id.status();
+  runtime.start_error = absl::NotFoundError("program `x`");
+  EXPECT_EQ(Start(*id).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(StatusOf(*id).reason(), "StartError");
+  api::PodSandboxStatusRequest q;
+  q.set_pod_sandbox_id("nobody");
+  api::PodSandboxStatusResponse r;
+  EXPECT_EQ(cri->PodSandboxStatus(q, &r).code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(CriTest, StopSendsTheImagesSignalAndFiltersSelect) {
+  auto pod = Run("a");
+  ASSERT_TRUE(pod.ok());
+  auto one = Create(*pod, "one"), two = Create(*pod, "two");
+  ASSERT_TRUE(one.ok() && two.ok());
+  ASSERT_TRUE(Start(*one).ok());
+  api::StopContainerRequest q;
+  q.set_container_id(*one);
+  q.set_timeout(1);
+  ASSERT_TRUE(cri->StopContainer(q, nullptr).ok());
+  EXPECT_EQ(runtime.last_signal, SIGUSR1);
+  EXPECT_EQ(StatusOf(*one).exit_code(), 128 + SIGUSR1);
+  q.set_container_id("nobody");
+  EXPECT_TRUE(cri->StopContainer(q, nullptr).ok());
+
+  api::ListContainersRequest lq;
+  lq.mutable_filter()->mutable_state()->set_state(api::CONTAINER_CREATED);
+  lq.mutable_filter()->set_pod_sandbox_id(pod->substr(0, 12));
+  (*lq.mutable_filter()->mutable_label_selector())["c"] = "two";
+  api::ListContainersResponse lr;
+  ASSERT_TRUE(cri->ListContainers(lq, &lr).ok());
+  ASSERT_EQ(lr.containers_size(), 1);
+  EXPECT_EQ(lr.containers(0).id(), *two);
+}
+
+TEST_F(CriTest, ABrokenRecordIsSetAside) {
+  FILE* file = fopen((dir + "/sandboxes/x.json").c_str(), "w");
+  fputs("{\"version\": 1, \"id\": 3", file);
+  fclose(file);
+  Restart();
+  EXPECT_EQ(warnings.size(), 1u);
+  EXPECT_EQ(access((dir + "/sandboxes/x.json.broken").c_str(), F_OK), 0);
+}
+
+TEST(Signals, ParseAndBack) {
+  EXPECT_EQ(*ParseSignal(""), SIGTERM);
+  EXPECT_EQ(*ParseSignal("INT"), SIGINT);
+  EXPECT_EQ(*ParseSignal("9"), SIGKILL);
+  EXPECT_EQ(*ParseSignal("SIGRTMIN+3"), SIGRTMIN + 3);
+  EXPECT_EQ(*FromApiSignal(api::SIGNAL_SIGRTMAXMINUS2), SIGRTMAX - 2);
+  EXPECT_EQ(ToApiSignal(SIGTERM), api::SIGNAL_SIGTERM);
+  for (const char* bad : {"SIGFOO", "0", "65", "RTMIN-1", "TERM+1"}) EXPECT_FALSE(ParseSignal(bad).ok()) << bad;
+}
+
+TEST(ConfigFile, UnknownKeysAndWrongTypesAreErrors) {
+  EXPECT_EQ(ParseConfig("")->handlers.size(), 2u);
+  EXPECT_EQ(ParseConfig("[bridge]\nsubnet = \"10.1.0.0/16\"\n")->subnet, "10.1.0.0/16");
+  for (const char* bad : {"x = 1", "[bridge]\nnam = \"x\"", "spare_sandboxes = \"8\"", "cgroup_driver = \"x\"", "="})
+    EXPECT_FALSE(ParseConfig(bad).ok()) << bad;
+}
+
+}  // namespace
+}  // namespace sock::cri
