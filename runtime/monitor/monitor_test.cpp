@@ -1,0 +1,211 @@
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "runtime/base/path.h"
+#include "runtime/base/pidref.h"
+#include "runtime/base/text.h"
+#include "runtime/container/plan.pb.h"
+#include "runtime/monitor/client.h"
+#include "runtime/monitor/logger.h"
+
+namespace sock::runtime::monitor {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(LineCutter, CutsLongLinesAndKeepsTheRest) {
+  LineCutter cutter("stdout");
+  std::string log;
+  cutter.Feed("one\ntw", 1, log);
+  EXPECT_EQ(log, "1970-01-01T00:00:00.000000001Z stdout F one\n");
+  log.clear();
+  cutter.Feed("o\n", 1, log);
+  EXPECT_EQ(log, "1970-01-01T00:00:00.000000001Z stdout F two\n");
+  log.clear();
+  cutter.Feed(std::string(LineCutter::kMaxLine + 1, 'x') + "\n", 1, log);
+  EXPECT_THAT(log, HasSubstr(" P " + std::string(LineCutter::kMaxLine, 'x') + "\n"));
+  EXPECT_THAT(log, HasSubstr(" F x\n"));
+}
+
+class MonitorTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (geteuid() != 0) GTEST_SKIP() << "needs root";
+    char name[] = "/tmp/monitor_test.XXXXXX";
+    directory_ = mkdtemp(name);
+    Connect();
+  }
+
+  void TearDown() override {
+    if (!client_) return;
+    auto list = List();
+    for (const Entry& entry : list.entries()) Remove(entry.id());
+    client_.reset();
+    // Nothing to look after and no daemon: the monitor ends.
+    pollfd ended{monitor_.pidfd.get(), POLLIN, 0};
+    EXPECT_EQ(poll(&ended, 1, 10000), 1);
+    EXPECT_TRUE(RemoveTree(directory_).ok());
+  }
+
+  void Connect() {
+    auto client = Client::Open(
+        directory_ + "/monitor.sock", MONITOR_PROGRAM,
+        [this](const Exit& exit) {
+          std::lock_guard lock(mutex_);
+          exits_[exit.id()] = exit.code();
+          changed_.notify_all();
+        },
+        [] {});
+    ASSERT_TRUE(client.ok()) << client.status();
+    client_ = *std::move(client);
+    client_->Deliver();
+    Request hello;
+    hello.mutable_hello()->set_version(kVersion);
+    auto monitor = OpenPid(client_->Call(hello)->reply.pid());
+    ASSERT_TRUE(monitor.ok());
+    monitor_ = *std::move(monitor);
+  }
+
+  static Plan PlanFor(const std::string& script) {
+    Plan plan;
+    for (const char* arg : {"/bin/sh", "-c"}) plan.add_args(arg);
+    plan.add_args(script);
+    plan.add_env("PATH=/usr/bin:/bin");
+    plan.set_cwd("/");
+    plan.set_umask(022);
+    return plan;
+  }
+
+  absl::StatusOr<Answer> MakeProcess(const std::string& id, const Plan& plan) {
+    auto log = OpenPath(directory_ + "/" + id, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    if (!log.ok()) return log.status();
+    Request request;
+    request.mutable_create()->set_id(id);
+    request.mutable_create()->set_plan(plan.SerializeAsString());
+    request.mutable_create()->set_has_log(true);
+    int fd = log->get();
+    return client_->Call(request, {&fd, 1});
+  }
+
+  absl::Status Start(const std::string& id) {
+    Request request;
+    request.mutable_start()->set_id(id);
+    return client_->Call(request).status();
+  }
+  void Remove(const std::string& id) {
+    Request request;
+    request.mutable_remove()->set_id(id);
+    EXPECT_TRUE(client_->Call(request).ok());
+  }
+  Reply List() {
+    Request request;
+    request.mutable_list();
+    auto answer = client_->Call(request);
+    return answer.ok() ? answer->reply : Reply();
+  }
+  int WaitExit(const std::string& id) {
+    std::unique_lock lock(mutex_);
+    if (!changed_.wait_for(lock, std::chrono::seconds(10), [&] { return exits_.contains(id); })) return -1;
+    return exits_[id];
+  }
+
+  std::string directory_;
+  PidRef monitor_;
+  std::unique_ptr<Client> client_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<std::string, int> exits_;
+};
+
+TEST_F(MonitorTest, RunsOnlyAfterGoAndLogs) {
+  Plan plan = PlanFor("echo out; echo err >&2; exit 3");
+  plan.set_clone_flags(CLONE_NEWPID);
+  auto made = MakeProcess("a", plan);
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_EQ(*ReadFile(directory_ + "/a"), "");
+  ASSERT_TRUE(Start("a").ok());
+  EXPECT_EQ(WaitExit("a"), 3);
+  EXPECT_EQ(Start("a").code(), absl::StatusCode::kFailedPrecondition);
+  // The log writer works behind the exit; it ends once its pipes and the monitor's channel do.
+  std::string log;
+  for (int i = 0; i < 1000 && std::count(log.begin(), log.end(), '\n') < 2; ++i) {
+    poll(nullptr, 0, 5);
+    log = *ReadFile(directory_ + "/a");
+  }
+  EXPECT_THAT(log, HasSubstr("Z stdout F out\n"));
+  EXPECT_THAT(log, HasSubstr("Z stderr F err\n"));
+}
+
+TEST_F(MonitorTest, WrongProgramLeavesNothing) {
+  Plan plan = PlanFor("");
+  plan.set_args(0, "/no/such/program");
+  auto made = MakeProcess("a", plan);
+  EXPECT_EQ(made.status().code(), absl::StatusCode::kNotFound) << made.status();
+  EXPECT_EQ(List().entries_size(), 0);
+}
+
+TEST_F(MonitorTest, ProcessesOutliveTheDaemonAndTellTheirExitLater) {
+  ASSERT_TRUE(MakeProcess("a", PlanFor("exec sleep 600")).ok());
+  ASSERT_TRUE(Start("a").ok());
+  ASSERT_TRUE(MakeProcess("b", PlanFor("true")).ok());
+  pid_t monitor = monitor_.pid;
+  client_.reset();
+  Connect();
+  EXPECT_EQ(monitor_.pid, monitor);
+  Reply list = List();
+  ASSERT_EQ(list.entries_size(), 2);
+  EXPECT_TRUE(list.entries(0).started());
+  EXPECT_FALSE(list.entries(1).started());
+  auto process = OpenPid(list.entries(0).pid(), list.entries(0).start_time());
+  ASSERT_TRUE(process.ok()) << process.status();
+  client_.reset();
+  ASSERT_TRUE(SendSignal(*process, SIGKILL).ok());
+  Connect();
+  pollfd ended{process->pidfd.get(), POLLIN, 0};
+  ASSERT_EQ(poll(&ended, 1, 10000), 1);
+  for (int i = 0; i < 1000 && !(list = List()).entries(0).has_exit(); ++i) poll(nullptr, 0, 5);
+  EXPECT_EQ(list.entries(0).exit().code(), 128 + SIGKILL);
+  EXPECT_FALSE(list.entries(0).acknowledged());
+  EXPECT_TRUE(Start("b").ok());
+  EXPECT_EQ(WaitExit("b"), 0);
+}
+
+TEST_F(MonitorTest, ExecJoinsThePidNamespaceAndGivesItsOutput) {
+  Request request;
+  request.mutable_create_namespaces()->set_id("pod");
+  request.mutable_create_namespaces()->set_net(true);
+  request.mutable_create_namespaces()->set_pid(true);
+  auto namespaces = client_->Call(request);
+  ASSERT_TRUE(namespaces.ok()) << namespaces.status();
+  ASSERT_EQ(namespaces->fds.size(), 2u);
+  Plan plan = PlanFor("echo $$; cat /proc/sys/net/ipv4/ip_unprivileged_port_start");
+  plan.set_join_pid_ns_fd(0);
+  plan.set_net_ns(1);
+  Request exec;
+  exec.mutable_exec()->set_id("x");
+  exec.mutable_exec()->set_plan(plan.SerializeAsString());
+  int fds[] = {namespaces->fds[1].get(), namespaces->fds[0].get()};
+  auto answer = client_->Call(exec, fds);
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  ASSERT_EQ(answer->fds.size(), 2u);
+  EXPECT_EQ(WaitExit("x"), 0);
+  char text[64]{};
+  ASSERT_GT(read(answer->fds[0].get(), text, sizeof text - 1), 0);
+  EXPECT_STREQ(text, "2\n0\n");
+}
+
+}  // namespace
+}  // namespace sock::runtime::monitor
