@@ -73,8 +73,8 @@ absl::Status Apply(const toml::table& table, const std::string& prefix,
 absl::StatusOr<Config> ParseConfig(const std::string& text) {
   toml::parse_result parsed = toml::parse(text);
   if (!parsed) {
-    return absl::InvalidArgumentError(Cat("parse config at line ", parsed.error().source().begin.line, ": ",
-                                          parsed.error().description()));
+    return absl::InvalidArgumentError(
+        Cat("parse config at line ", parsed.error().source().begin.line, ": ", parsed.error().description()));
   }
   Config c;
   const std::map<std::string, Setter> keys = {

@@ -25,14 +25,16 @@ absl::Status Cri::StartContainer(const api::StartContainerRequest& request, api:
     exit.reason = "StartError";
     exit.message = std::string(started.message());
     exit.finished_at = std::chrono::system_clock::now();
-    container->Update(
-        [&](ContainerRecord& r) {
-          r.finished_at = NowNs();
-          r.exit_code = exit.exit_code;
-          r.reason = exit.reason;
-          r.message = exit.message;
-        },
-        true).IgnoreError();
+    container
+        ->Update(
+            [&](ContainerRecord& r) {
+              r.finished_at = NowNs();
+              r.exit_code = exit.exit_code;
+              r.reason = exit.reason;
+              r.message = exit.message;
+            },
+            true)
+        .IgnoreError();
     return started;
   }
   return container->Update([&](ContainerRecord& r) { r.started_at = now; }, true);

@@ -67,7 +67,9 @@ class Cri {
   using SandboxPtr = std::shared_ptr<Sandbox>;
   using ContainerPtr = std::shared_ptr<Container>;
 
-  std::string FilesDir(const std::string& sandbox_id) const { return state_dir_ + "/sandbox-files/" + sandbox_id; }
+  std::string FilesDir(const std::string& sandbox_id) const {
+    return state_dir_ + "/sandbox-files/" + sandbox_id;
+  }
   // resolv.conf, hosts, hostname and the pod's /dev/shm.
   absl::Status WriteSandboxFiles(const SandboxRecord& record);
   absl::Status RemoveSandboxFiles(const std::string& sandbox_id);

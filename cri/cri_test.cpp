@@ -203,13 +203,15 @@ TEST(Signals, ParseAndBack) {
   EXPECT_EQ(*ParseSignal("SIGRTMIN+3"), SIGRTMIN + 3);
   EXPECT_EQ(*FromApiSignal(api::SIGNAL_SIGRTMAXMINUS2), SIGRTMAX - 2);
   EXPECT_EQ(ToApiSignal(SIGTERM), api::SIGNAL_SIGTERM);
-  for (const char* bad : {"SIGFOO", "0", "65", "RTMIN-1", "TERM+1"}) EXPECT_FALSE(ParseSignal(bad).ok()) << bad;
+  for (const char* bad : {"SIGFOO", "0", "65", "RTMIN-1", "TERM+1"})
+    EXPECT_FALSE(ParseSignal(bad).ok()) << bad;
 }
 
 TEST(ConfigFile, UnknownKeysAndWrongTypesAreErrors) {
   EXPECT_EQ(ParseConfig("")->handlers.size(), 2u);
   EXPECT_EQ(ParseConfig("[bridge]\nsubnet = \"10.1.0.0/16\"\n")->subnet, "10.1.0.0/16");
-  for (const char* bad : {"x = 1", "[bridge]\nnam = \"x\"", "spare_sandboxes = \"8\"", "cgroup_driver = \"x\"", "="})
+  for (const char* bad :
+       {"x = 1", "[bridge]\nnam = \"x\"", "spare_sandboxes = \"8\"", "cgroup_driver = \"x\"", "="})
     EXPECT_FALSE(ParseConfig(bad).ok()) << bad;
 }
 

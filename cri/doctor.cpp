@@ -30,7 +30,8 @@ bool Exists(const std::string& path) {
 }
 
 bool InPath(const std::string& program) {
-  for (const char* dir : {"/usr/sbin/", "/usr/bin/", "/sbin/", "/bin/", "/usr/local/sbin/", "/usr/local/bin/"}) {
+  for (const char* dir :
+       {"/usr/sbin/", "/usr/bin/", "/sbin/", "/bin/", "/usr/local/sbin/", "/usr/local/bin/"}) {
     if (access((dir + program).c_str(), X_OK) == 0) return true;
   }
   return false;
@@ -79,8 +80,8 @@ int Doctor() {
   if (Exists(cgroup + "/cgroup.controllers")) {
     const std::string have = " " + Slurp(cgroup + "/cgroup.controllers");
     for (const char* controller : {"cpu", "memory", "pids", "cpuset"}) {
-      report.Check(Cat("cgroup ", controller), have.find(Cat(" ", controller)) != std::string::npos, "cgroup v2",
-                   Cat("echo +", controller, " > ", cgroup, "/cgroup.subtree_control"));
+      report.Check(Cat("cgroup ", controller), have.find(Cat(" ", controller)) != std::string::npos,
+                   "cgroup v2", Cat("echo +", controller, " > ", cgroup, "/cgroup.subtree_control"));
     }
   } else {
     for (const char* controller : {"cpu", "memory", "pids", "cpuset", "freezer", "devices"}) {
@@ -109,9 +110,10 @@ int Doctor() {
   if (cni) {
     report.Check("CNI plugins", Exists("/opt/cni/bin/bridge") || Exists("/usr/lib/cni/bridge"),
                  "/opt/cni/bin or /usr/lib/cni", "apt-get install containernetworking-plugins");
+    // The built-in bridge turns it on itself.
+    report.Check("ip forwarding", Slurp("/proc/sys/net/ipv4/ip_forward").rfind("1", 0) == 0,
+                 "net.ipv4.ip_forward", "sysctl -w net.ipv4.ip_forward=1");
   }
-  report.Check("ip forwarding", Slurp("/proc/sys/net/ipv4/ip_forward").rfind("1", 0) == 0,
-               "net.ipv4.ip_forward", "sysctl -w net.ipv4.ip_forward=1");
   report.Check("nft", InPath("nft"), "nftables", "apt-get install nftables");
   return report.status();
 }

@@ -72,7 +72,8 @@ absl::Status Cri::PullImage(const api::PullImageRequest& request, std::function<
   const api::AuthConfig& auth = request.auth();
   oci::Credentials credentials{auth.username(),       auth.password(),       auth.auth(),
                                auth.server_address(), auth.identity_token(), auth.registry_token()};
-  ASSIGN_OR_RETURN(oci::Image image, images_->Pull(request.image().image(), credentials, std::move(cancelled)));
+  ASSIGN_OR_RETURN(oci::Image image,
+                   images_->Pull(request.image().image(), credentials, std::move(cancelled)));
   response->set_image_ref(image.id);
   return absl::OkStatus();
 }

@@ -27,22 +27,39 @@ constexpr char kUsage[] =
 
 // -1: go on; else the exit status.
 int ParseFlags(int argc, char** argv, Flags& flags) {
-  const option options[] = {{"listen", 1, nullptr, 'l'},    {"state", 1, nullptr, 's'},
-                            {"root", 1, nullptr, 'r'},      {"config", 1, nullptr, 'c'},
-                            {"log-level", 1, nullptr, 'L'}, {"monitor", 1, nullptr, 'm'},
-                            {"version", 0, nullptr, 'v'},   {"help", 0, nullptr, 'h'},
-                            {nullptr, 0, nullptr, 0}};
+  const option options[] = {
+      {"listen", 1, nullptr, 'l'},  {"state", 1, nullptr, 's'},     {"root", 1, nullptr, 'r'},
+      {"config", 1, nullptr, 'c'},  {"log-level", 1, nullptr, 'L'}, {"monitor", 1, nullptr, 'm'},
+      {"version", 0, nullptr, 'v'}, {"help", 0, nullptr, 'h'},      {nullptr, 0, nullptr, 0}};
   for (int c; (c = getopt_long(argc, argv, "", options, nullptr)) != -1;) {
     switch (c) {
-      case 'l': flags.listen = optarg; break;
-      case 's': flags.state = optarg; break;
-      case 'r': flags.root = optarg; break;
-      case 'c': flags.config = optarg; break;
-      case 'L': flags.log_level = optarg; break;
-      case 'm': flags.monitor = optarg; break;
-      case 'v': puts("cri-sockd " CRI_SOCK_VERSION); return 0;
-      case 'h': fputs(kUsage, stdout); return 0;
-      default: fputs(kUsage, stderr); return 2;
+      case 'l':
+        flags.listen = optarg;
+        break;
+      case 's':
+        flags.state = optarg;
+        break;
+      case 'r':
+        flags.root = optarg;
+        break;
+      case 'c':
+        flags.config = optarg;
+        break;
+      case 'L':
+        flags.log_level = optarg;
+        break;
+      case 'm':
+        flags.monitor = optarg;
+        break;
+      case 'v':
+        puts("cri-sockd " CRI_SOCK_VERSION);
+        return 0;
+      case 'h':
+        fputs(kUsage, stdout);
+        return 0;
+      default:
+        fputs(kUsage, stderr);
+        return 2;
     }
   }
   if (optind != argc) {
@@ -94,15 +111,15 @@ absl::Status Run(const Flags& flags, const sigset_t& ends) {
   options.network.subnet = config.subnet;
 
   sock::cri::Cri cri(config, flags.state);
-  ASSIGN_OR_RETURN_AS(auto runtime,
-                      sock::runtime::Runtime::Open(
-                          options,
-                          [&cri](const std::string& id, const sock::runtime::ExitInfo& exit) {
-                            spdlog::info("container {} exited: {} {} {}", id, exit.exit_code, exit.reason,
-                                         exit.message);
-                            cri.OnExit(id, exit);
-                          }),
-                      "open runtime");
+  ASSIGN_OR_RETURN_AS(
+      auto runtime,
+      sock::runtime::Runtime::Open(options,
+                                   [&cri](const std::string& id, const sock::runtime::ExitInfo& exit) {
+                                     spdlog::info("container {} exited: {} {} {}", id, exit.exit_code,
+                                                  exit.reason, exit.message);
+                                     cri.OnExit(id, exit);
+                                   }),
+      "open runtime");
   cri.Use(runtime.get(), images.get());
   std::vector<std::string> warnings;
   absl::Status recovered = cri.Recover(warnings);

@@ -78,7 +78,8 @@ absl::Status Cri::Recover(std::vector<std::string>& warnings) {
     std::string id = it->path().filename().string();
     if (!sandboxes_.Find(id).ok()) orphans.push_back(id);
   }
-  for (const std::string& id : orphans) warn(Cat("remove files of sandbox `", id, "`"), RemoveSandboxFiles(id));
+  for (const std::string& id : orphans)
+    warn(Cat("remove files of sandbox `", id, "`"), RemoveSandboxFiles(id));
   return absl::OkStatus();
 }
 

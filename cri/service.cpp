@@ -29,7 +29,10 @@ template <typename Message>
 std::string Subject(const Message& m) {
   if constexpr (requires { m.container_id(); }) {
     return m.container_id();
-  } else if constexpr (requires { m.pod_sandbox_id(); m.config(); }) {
+  } else if constexpr (requires {
+                         m.pod_sandbox_id();
+                         m.config();
+                       }) {
     return Cat(m.pod_sandbox_id(), " ", m.config().metadata().name());
   } else if constexpr (requires { m.pod_sandbox_id(); }) {
     return m.pod_sandbox_id();
@@ -59,11 +62,11 @@ grpc::Status Serve(const char* name, spdlog::level::level_enum level, const Requ
   return ToGrpc(status);
 }
 
-#define SOCK_RPC(Name, Level)                                                                \
-  grpc::Status Name(grpc::ServerContext*, const api::Name##Request* request,                 \
-                    api::Name##Response* response) override {                                \
-    return Serve(#Name, spdlog::level::Level, *request, response,                            \
-                 [&] { return cri_->Name(*request, response); });                            \
+#define SOCK_RPC(Name, Level)                                                                               \
+  grpc::Status Name(grpc::ServerContext*, const api::Name##Request* request, api::Name##Response* response) \
+      override {                                                                                            \
+    return Serve(#Name, spdlog::level::Level, *request, response,                                           \
+                 [&] { return cri_->Name(*request, response); });                                           \
   }
 
 class RuntimeService final : public api::RuntimeService::Service {
@@ -106,7 +109,8 @@ class ImageService final : public api::ImageService::Service {
   grpc::Status PullImage(grpc::ServerContext* context, const api::PullImageRequest* request,
                          api::PullImageResponse* response) override {
     return Serve("PullImage", spdlog::level::info, *request, response, [&] {
-      return cri_->PullImage(*request, [context] { return context->IsCancelled(); }, response);
+      return cri_->PullImage(
+          *request, [context] { return context->IsCancelled(); }, response);
     });
   }
 

@@ -13,14 +13,14 @@ namespace {
 // signal(7), names without "SIG".
 const std::map<std::string, int>& Names() {
   static const auto* const names = new std::map<std::string, int>{
-      {"ABRT", SIGABRT},     {"ALRM", SIGALRM},   {"BUS", SIGBUS},       {"CHLD", SIGCHLD}, {"CLD", SIGCHLD},
-      {"CONT", SIGCONT},     {"FPE", SIGFPE},     {"HUP", SIGHUP},       {"ILL", SIGILL},   {"INT", SIGINT},
-      {"IO", SIGIO},         {"IOT", SIGIOT},     {"KILL", SIGKILL},     {"PIPE", SIGPIPE}, {"POLL", SIGPOLL},
-      {"PROF", SIGPROF},     {"PWR", SIGPWR},     {"QUIT", SIGQUIT},     {"SEGV", SIGSEGV},
-      {"STKFLT", SIGSTKFLT}, {"STOP", SIGSTOP},   {"SYS", SIGSYS},       {"TERM", SIGTERM}, {"TRAP", SIGTRAP},
-      {"TSTP", SIGTSTP},     {"TTIN", SIGTTIN},   {"TTOU", SIGTTOU},     {"URG", SIGURG},   {"USR1", SIGUSR1},
-      {"USR2", SIGUSR2},     {"VTALRM", SIGVTALRM}, {"WINCH", SIGWINCH}, {"XCPU", SIGXCPU}, {"XFSZ", SIGXFSZ},
-      {"RTMIN", SIGRTMIN},   {"RTMAX", SIGRTMAX}};
+      {"ABRT", SIGABRT},     {"ALRM", SIGALRM},   {"BUS", SIGBUS},   {"CHLD", SIGCHLD}, {"CLD", SIGCHLD},
+      {"CONT", SIGCONT},     {"FPE", SIGFPE},     {"HUP", SIGHUP},   {"ILL", SIGILL},   {"INT", SIGINT},
+      {"IO", SIGIO},         {"IOT", SIGIOT},     {"KILL", SIGKILL}, {"PIPE", SIGPIPE}, {"POLL", SIGPOLL},
+      {"PROF", SIGPROF},     {"PWR", SIGPWR},     {"QUIT", SIGQUIT}, {"SEGV", SIGSEGV}, {"STKFLT", SIGSTKFLT},
+      {"STOP", SIGSTOP},     {"SYS", SIGSYS},     {"TERM", SIGTERM}, {"TRAP", SIGTRAP}, {"TSTP", SIGTSTP},
+      {"TTIN", SIGTTIN},     {"TTOU", SIGTTOU},   {"URG", SIGURG},   {"USR1", SIGUSR1}, {"USR2", SIGUSR2},
+      {"VTALRM", SIGVTALRM}, {"WINCH", SIGWINCH}, {"XCPU", SIGXCPU}, {"XFSZ", SIGXFSZ}, {"RTMIN", SIGRTMIN},
+      {"RTMAX", SIGRTMAX}};
   return *names;
 }
 
@@ -68,7 +68,8 @@ api::Signal ToApiSignal(int number) {
   static const auto* const known = [] {
     auto* map = new std::map<int, api::Signal>;
     for (int i = api::Signal_MIN; i <= api::Signal_MAX; ++i) {
-      if (i == api::SIGNAL_SIGCLD || i == api::SIGNAL_SIGIOT || i == api::SIGNAL_SIGPOLL) continue;  // aliases
+      if (i == api::SIGNAL_SIGCLD || i == api::SIGNAL_SIGIOT || i == api::SIGNAL_SIGPOLL)
+        continue;  // aliases
       auto parsed = FromApiSignal(static_cast<api::Signal>(i));
       if (parsed.ok() && *parsed) map->emplace(*parsed, static_cast<api::Signal>(i));
     }

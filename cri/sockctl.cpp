@@ -9,6 +9,7 @@
 
 #include "api.grpc.pb.h"
 #include "cri/doctor.h"
+#include "cri/import_images.h"
 #include "cri/run_pod.h"
 #include "runtime/base/text.h"
 
@@ -18,9 +19,9 @@ namespace api = ::runtime::v1;
 using sock::Cat;
 
 constexpr char kUsage[] =
-    "usage: sockctl [--socket SOCKET] COMMAND\n"
-    "  version | pods | ps [-a] | images | pull REF\n"
-    "  logs ID | exec ID CMD... | stop-pod ID | rm-pod ID | doctor\n";  // and kRunUsage
+    "usage: sockctl [--socket SOCKET] [--root DIR] COMMAND\n"
+    "  version | pods | ps [-a] | images | pull REF | images import PATH [NAME]\n"
+    "  logs ID | exec ID CMD... | stop-pod ID | rm-pod ID | doctor\n";
 
 int Fail(const grpc::Status& status) {
   std::cerr << "sockctl: " << status.error_message() << "\n";
@@ -41,8 +42,7 @@ class Client {
   explicit Client(const std::string& socket) {
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(16 << 20);
-    auto channel =
-        grpc::CreateCustomChannel("unix:" + socket, grpc::InsecureChannelCredentials(), arguments);
+    auto channel = grpc::CreateCustomChannel("unix:" + socket, grpc::InsecureChannelCredentials(), arguments);
     runtime_ = api::RuntimeService::NewStub(channel);
     images_ = api::ImageService::NewStub(channel);
   }
@@ -170,10 +170,16 @@ class Client {
 
 int main(int argc, char** argv) {
   std::string socket = "/run/cri-sock/cri-sock.sock";
-  const option options[] = {{"socket", 1, nullptr, 's'}, {"help", 0, nullptr, 'h'}, {nullptr, 0, nullptr, 0}};
+  [[maybe_unused]] std::string root = "/var/lib/cri-sock";
+  const option options[] = {{"socket", 1, nullptr, 's'},
+                            {"root", 1, nullptr, 'r'},
+                            {"help", 0, nullptr, 'h'},
+                            {nullptr, 0, nullptr, 0}};
   for (int c; (c = getopt_long(argc, argv, "+", options, nullptr)) != -1;) {
     if (c == 's') {
       socket = optarg;
+    } else if (c == 'r') {
+      root = optarg;
     } else {
       fputs(kUsage, c == 'h' ? stdout : stderr);
       return c == 'h' ? 0 : 2;
@@ -183,6 +189,11 @@ int main(int argc, char** argv) {
   char** a = argv + optind;
   const std::string command = n > 0 ? a[0] : "";
   if (command == "doctor" && n == 1) return sock::cri::Doctor();
+#ifdef SOCK_IMPORT
+  if (command == "images" && (n == 3 || n == 4) && std::string(a[1]) == "import") {
+    return sock::cri::ImportImages(root, a[2], n == 4 ? a[3] : "");
+  }
+#endif
   Client client(socket);
   if (command == "version" && n == 1) return client.Version();
   if (command == "pods" && n == 1) return client.Pods();

@@ -113,7 +113,8 @@ absl::Status Cri::ListContainerStats(const api::ListContainerStatsRequest& reque
     auto record = container->Get();
     if (record->state() != api::CONTAINER_RUNNING) continue;
     if (!filter.id().empty() && record->id.rfind(filter.id(), 0) != 0) continue;
-    if (!filter.pod_sandbox_id().empty() && record->sandbox_id.rfind(filter.pod_sandbox_id(), 0) != 0) continue;
+    if (!filter.pod_sandbox_id().empty() && record->sandbox_id.rfind(filter.pod_sandbox_id(), 0) != 0)
+      continue;
     if (!LabelsMatch(filter.label_selector(), record->config.labels())) continue;
     api::ContainerStats stats;
     if (FillStats(*container, &stats).ok()) *response->add_stats() = std::move(stats);

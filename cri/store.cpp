@@ -143,14 +143,22 @@ absl::StatusOr<SandboxRecord> SandboxRecord::FromJson(const std::string& text) {
 }
 
 std::string ContainerRecord::ToJson() const {
-  return Dump({{"version", kVersion},        {"id", id},
-               {"sandbox_id", sandbox_id},   {"config", Pack(config)},
-               {"user", Pack(user)},         {"image_id", image_id},
-               {"image_ref", image_ref},     {"log_path", log_path},
-               {"cgroup_path", cgroup_path}, {"stop_signal", stop_signal},
-               {"created_at", created_at},   {"started_at", started_at},
-               {"finished_at", finished_at}, {"exit_code", exit_code},
-               {"reason", reason},           {"message", message}});
+  return Dump({{"version", kVersion},
+               {"id", id},
+               {"sandbox_id", sandbox_id},
+               {"config", Pack(config)},
+               {"user", Pack(user)},
+               {"image_id", image_id},
+               {"image_ref", image_ref},
+               {"log_path", log_path},
+               {"cgroup_path", cgroup_path},
+               {"stop_signal", stop_signal},
+               {"created_at", created_at},
+               {"started_at", started_at},
+               {"finished_at", finished_at},
+               {"exit_code", exit_code},
+               {"reason", reason},
+               {"message", message}});
 }
 
 absl::StatusOr<ContainerRecord> ContainerRecord::FromJson(const std::string& text) {

@@ -48,9 +48,7 @@ struct ContainerRecord {
   std::string reason, message;
 
   api::ContainerState state() const {
-    return finished_at  ? api::CONTAINER_EXITED
-           : started_at ? api::CONTAINER_RUNNING
-                        : api::CONTAINER_CREATED;
+    return finished_at ? api::CONTAINER_EXITED : started_at ? api::CONTAINER_RUNNING : api::CONTAINER_CREATED;
   }
   std::string Name() const;
   std::string ToJson() const;
@@ -98,8 +96,8 @@ class Table {
   // Reads every record of `dir`. What cannot be read is set aside as FILE.broken and told in `warnings`.
   absl::Status Load(std::vector<std::string>& warnings);
 
-  // By full id, or by a prefix of at least 12 hex digits. NOT_FOUND; INVALID_ARGUMENT where it is ambiguous or
-  // empty.
+  // By full id, or by a prefix of at least 12 hex digits. NOT_FOUND; INVALID_ARGUMENT where it is ambiguous
+  // or empty.
   absl::StatusOr<Ptr> Find(const std::string& id) const;
   std::vector<Ptr> List() const;
 
