@@ -337,8 +337,8 @@ absl::StatusOr<oci::Mount> ToMount(const api::Mount& in, const std::string& fiel
     if (in.propagation() != api::PROPAGATION_PRIVATE)
       return Invalid(field + ".recursive_read_only", "is set with a propagation other than private");
     out.options.push_back("rro");
-  } else {
-    out.options.push_back(in.readonly() ? "ro" : "rw");
+  } else if (in.readonly()) {  // never "rw": it would lift the read-only flag of the host's own mount
+    out.options.push_back("ro");
   }
   for (const std::string& option : in.mount_options()) {
     if (option != "noexec" && option != "nodev" && option != "nosuid")
@@ -358,12 +358,13 @@ absl::Status SetMounts(const api::ContainerConfig& config, const ConvertContext&
   }
   std::vector<oci::Mount> made;
   DefaultMounts(config.linux().security_context().privileged(), context, &made);
-  const std::string access = spec->root_readonly ? "ro" : "rw";
+  Names options = {"rbind", "rprivate"};
+  if (spec->root_readonly) options.push_back("ro");
   for (auto& [path, source] :
        {std::pair<const char*, const std::string&>{"/etc/resolv.conf", context.resolv_conf},
         {"/etc/hosts", context.hosts},
         {"/etc/hostname", context.hostname_file}})
-    if (!source.empty()) made.push_back({path, "bind", source, {"rbind", "rprivate", access}});
+    if (!source.empty()) made.push_back({path, "bind", source, options});
   for (oci::Mount& mount : made)
     if (!destinations.contains(mount.destination)) spec->mounts.push_back(std::move(mount));
   // A parent before what lies in it, else in the order given.

@@ -259,12 +259,15 @@ TEST(Convert, Mounts) {
   EXPECT_EQ(MountAt(out->spec, "/etc/resolv.conf")->source, "/r/resolv");
   EXPECT_EQ(MountAt(out->spec, "/dev/shm")->source, "/r/shm");
   EXPECT_THAT(MountAt(out->spec, "/sys")->options, Contains("ro"));
-  EXPECT_THAT(MountAt(out->spec, "/a/b/c")->options, ElementsAre("rbind", "rshared", "rw", "noexec"));
+  EXPECT_THAT(MountAt(out->spec, "/a/b/c")->options, ElementsAre("rbind", "rshared", "noexec"));
   EXPECT_THAT(MountAt(out->spec, "/a")->options, ElementsAre("rbind", "rprivate", "rro"));
   EXPECT_LT(MountAt(out->spec, "/a"), MountAt(out->spec, "/a/b/c"));
   EXPECT_EQ(std::count_if(out->spec.mounts.begin(), out->spec.mounts.end(),
                           [](const oci::Mount& m) { return m.destination == "/etc/hosts"; }),
             1);
+  EXPECT_THAT(MountAt(out->spec, "/etc/resolv.conf")->options, Not(Contains("ro")));
+  in.security()->set_readonly_rootfs(true);
+  EXPECT_THAT(MountAt(in.Convert()->spec, "/etc/resolv.conf")->options, Contains("ro"));
   in.context.shm_dir = "";
   EXPECT_EQ(MountAt(in.Convert()->spec, "/dev/shm")->type, "tmpfs");
 }
