@@ -207,5 +207,33 @@ TEST_F(MonitorTest, ExecJoinsThePidNamespaceAndGivesItsOutput) {
   EXPECT_STREQ(text, "2\n0\n");
 }
 
+TEST_F(MonitorTest, AKilledLogWriterIsReplacedAndLosesNothingAfterwards) {
+  std::string fifo = directory_ + "/fifo";
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  auto lines = [&](long count) {
+    std::string log;
+    for (int i = 0; i < 1000 && std::count(log.begin(), log.end(), '\n') < count; ++i) {
+      poll(nullptr, 0, 5);
+      log = *ReadFile(directory_ + "/a");
+    }
+    return log;
+  };
+  ASSERT_TRUE(MakeProcess("a", PlanFor("echo one; read x <" + fifo + "; echo two")).ok());
+  ASSERT_TRUE(Start("a").ok());
+  EXPECT_THAT(lines(1), HasSubstr(" F one\n"));
+  // The first child of the monitor is its log writer.
+  std::string children = *ReadFile(Cat("/proc/", monitor_.pid, "/task/", monitor_.pid, "/children"));
+  auto writer = OpenPid(atoi(children.c_str()));
+  ASSERT_TRUE(writer.ok());
+  ASSERT_EQ(*ReadFile(Cat("/proc/", writer->pid, "/comm")), "sock-logger\n");
+  ASSERT_TRUE(SendSignal(*writer, SIGKILL).ok());
+  pollfd ended{writer->pidfd.get(), POLLIN, 0};
+  ASSERT_EQ(poll(&ended, 1, 10000), 1);
+  Fd go(open(fifo.c_str(), O_WRONLY | O_CLOEXEC));
+  ASSERT_EQ(write(go.get(), "x\n", 2), 2);
+  EXPECT_EQ(WaitExit("a"), 0);
+  EXPECT_THAT(lines(2), HasSubstr(" F two\n"));
+}
+
 }  // namespace
 }  // namespace sock::runtime::monitor
