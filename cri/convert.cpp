@@ -500,9 +500,7 @@ absl::Status CheckSysctl(const std::string& given, const Namespaces& namespaces)
 }  // namespace
 
 absl::StatusOr<SandboxSpec> ToSandboxSpec(const std::string& id, const api::PodSandboxConfig& config,
-                                          const std::string& runtime_handler) {
-  if (!runtime_handler.empty() && runtime_handler != "cri-sock")
-    return absl::NotFoundError(Cat("runtime_handler `", runtime_handler, "` is unknown"));
+                                          const std::string& /*runtime_handler*/) {
   const auto& security = config.linux().security_context();
   ASSIGN_OR_RETURN(Namespaces namespaces, ReadNamespaces(security.namespace_options()));
   if (security.has_run_as_group() && !security.has_run_as_user())

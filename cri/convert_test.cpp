@@ -345,7 +345,6 @@ TEST(Convert, Sandbox) {
   ASSERT_EQ(spec->network->ports.size(), 1u);
   EXPECT_EQ(spec->network->ports[0].protocol, "udp");
   EXPECT_EQ(spec->sysctls.size(), 2u);
-  EXPECT_EQ(ToSandboxSpec("s1", config, "kata").status().code(), StatusCode::kNotFound);
   auto* options = config.mutable_linux()->mutable_security_context()->mutable_namespace_options();
   options->set_network(api::NODE);
   EXPECT_EQ(ToSandboxSpec("s1", config, "").status().code(), StatusCode::kInvalidArgument);
