@@ -1,0 +1,63 @@
+// The built-in network: every pod's eth0 is the end of a veth pair in one bridge, with an address of one
+// subnet, masqueraded towards elsewhere. Host ports are DNAT entries of our nftables table.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "runtime/network/ipam.h"
+#include "runtime/network/netlink.h"
+#include "runtime/network/nft.h"
+#include "runtime/network/pod_network.h"
+
+namespace sock::runtime {
+
+// The contract of each function is PodNetwork's. Nothing is made in the host before the first need.
+class BridgeNetwork {
+ public:
+  static absl::StatusOr<std::unique_ptr<BridgeNetwork>> Open(const std::string& bridge,
+                                                             const std::string& subnet);
+
+  absl::Status Ready();
+  std::string Describe();
+  absl::StatusOr<std::string> Prepare(int netns);
+  void Unprepare(const std::string& token);
+  absl::StatusOr<PodNetworkResult> Attach(const PodNetworkRequest& request, int netns,
+                                          const std::string& token);
+  absl::Status Detach(const std::string& state);
+  absl::Status Adopt(const std::string& state);
+  absl::Status RemoveOrphans();
+  // Living pods keep the addresses they have.
+  absl::Status SetPodCidr(const std::string& cidr);
+
+ private:
+  struct Pod {
+    uint32_t ip = 0;
+    std::string host_if;
+    std::vector<PortMapping> ports;
+  };
+  BridgeNetwork(std::string bridge, Subnet subnet);
+
+  static std::string ToState(const Pod& pod);
+  static absl::StatusOr<Pod> FromState(const std::string& state);
+  // Makes the bridge, its address and our table where they are missing; the bridge's index.
+  absl::StatusOr<int> SetUp();
+  absl::StatusOr<int> SetUpLocked();
+  std::shared_ptr<Ipam> ipam();
+  absl::Status AddPorts(const Pod& pod);
+  absl::Status RemovePorts(const Pod& pod);
+  absl::Status Remove(const Pod& pod);
+
+  const std::string bridge_, table_;
+  std::mutex mutex_;  // guards what follows
+  std::shared_ptr<Ipam> ipam_;
+  std::vector<Subnet> subnets_;      // the last is the present one, those before hold older pods
+  int bridge_index_ = 0;             // 0: not set up
+  std::map<std::string, Pod> pods_;  // by host_if: prepared, attached and adopted ones
+  Nft nft_;
+};
+
+}  // namespace sock::runtime
