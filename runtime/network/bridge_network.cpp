@@ -208,6 +208,7 @@ absl::StatusOr<std::string> BridgeNetwork::Prepare(int netns) {
   ASSIGN_OR_RETURN(int eth0, inside.FindLink("eth0"));
   ASSIGN_OR_RETURN(int lo, inside.FindLink("lo"));
   RETURN_IF_ERROR(inside.SetUp(lo));
+  RETURN_IF_ERROR(inside.SetUp(eth0));
   RETURN_IF_ERROR(inside.AddAddress(eth0, pod.ip, ipam->subnet().prefix));
   RETURN_IF_ERROR(inside.AddDefaultRoute(eth0, ipam->subnet().gateway()));
   std::move(undo).Cancel();

@@ -135,8 +135,7 @@ absl::Status Netlink::AddVeth(const std::string& name, int master, const std::st
   mnl_attr_put_strz(m.head, IFLA_INFO_KIND, "veth");
   nlattr* data = mnl_attr_nest_start(m.head, IFLA_INFO_DATA);
   nlattr* other = mnl_attr_nest_start(m.head, VETH_INFO_PEER);
-  auto* peer_head = m.Header<ifinfomsg>();
-  peer_head->ifi_flags = peer_head->ifi_change = IFF_UP;
+  m.Header<ifinfomsg>();  // the peer can't be up yet: the kernel joins the two ends after it made both
   mnl_attr_put_strz(m.head, IFLA_IFNAME, peer.c_str());
   mnl_attr_put(m.head, IFLA_ADDRESS, peer_mac.size(), peer_mac.data());
   mnl_attr_put_u32(m.head, IFLA_NET_NS_FD, static_cast<uint32_t>(peer_netns));

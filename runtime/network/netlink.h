@@ -32,7 +32,7 @@ class Netlink {
 
   // An existing link of that name is OK and keeps its address.
   absl::Status AddBridge(const std::string& name, const Mac& mac);
-  // Both ends are up, the first in the bridge `master` (an index), `peer` inside `peer_netns`.
+  // The first end is up and in the bridge `master` (an index); `peer` is down, inside `peer_netns`.
   absl::Status AddVeth(const std::string& name, int master, const std::string& peer, int peer_netns,
                        const Mac& peer_mac);
   absl::StatusOr<int> FindLink(const std::string& name);  // its index; NOT_FOUND
