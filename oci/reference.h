@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "absl/status/statusor.h"
 
@@ -16,6 +17,11 @@ struct Reference {
   std::string Name() const;    // "docker.io/library/busybox"
   std::string String() const;  // Name() with ":tag" and "@digest" where present
 };
+
+bool IsDigest(std::string_view text);  // "sha256:" and 64 lower case hex digits
+bool IsTag(std::string_view text);
+bool IsRepository(std::string_view text);
+bool IsHost(std::string_view text);  // a name or address, with or without a port
 
 // Fills in docker.io, library/ and the tag "latest" (only when there is neither tag nor digest). The grammar is
 // that of the distribution spec, "Pulling manifests". INVALID_ARGUMENT names the reference and the reason.

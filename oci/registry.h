@@ -1,6 +1,7 @@
 // A client of the OCI distribution spec, v2, for pulling.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -20,13 +21,21 @@ struct FetchedManifest {
   std::string digest;      // "sha256:<hex>"
 };
 
+struct RegistryTimes {
+  std::chrono::seconds connect{30};           // TCP and TLS together
+  std::chrono::seconds stall{60};             // without a byte: the connection is given up
+  std::chrono::milliseconds back_off{500};    // before the first retry; doubles, at most 16 times this
+  std::chrono::milliseconds longest{30'000};  // that a server's Retry-After is obeyed
+};
+
 // Thread-safe; calls block. Errors of both calls: INVALID_ARGUMENT (a digest, hosts.toml), NOT_FOUND,
 // UNAUTHENTICATED (401), PERMISSION_DENIED (403), UNAVAILABLE (network, 5xx or 429 after retries), DATA_LOSS
-// (digest or size differ), CANCELLED. `cancelled` may be empty; it is asked at least every second.
+// (digest or size differ), CANCELLED. Credentials go to the registry, its mirrors in hosts.toml and the token
+// server it names, never where a redirect leads; with a server_address only to that host. `cancelled` may be empty; it is asked at least every second.
 class RegistryClient {
  public:
   // `certs_dir` holds <host>/hosts.toml; it need not exist. Read again on each call.
-  explicit RegistryClient(std::string certs_dir);
+  explicit RegistryClient(std::string certs_dir, RegistryTimes times = {});
   ~RegistryClient();
   RegistryClient(const RegistryClient&) = delete;
   RegistryClient& operator=(const RegistryClient&) = delete;
