@@ -16,9 +16,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "absl/strings/numbers.h"
 #include "runtime/base/path.h"
-#include "runtime/base/pidref.h"
 #include "runtime/base/text.h"
 
 namespace sock::test {
@@ -102,23 +100,16 @@ Node::~Node() {
     if (runtime_->ListPodSandbox(&context, {}, &pods).ok()) {
       for (const auto& pod : pods.items()) EXPECT_TRUE(RemovePod(pod.id()).ok());
     }
-    pid_t monitor = monitor_pid();
+    // Without containers and daemon the monitor ends by itself.
     KillDaemon(SIGTERM);
-    if (monitor > 0) {
-      absl::StatusOr<PidRef> ref = OpenPid(monitor);
-      kill(monitor, SIGTERM);
-      if (ref.ok()) {
-        pollfd p{ref->pidfd.get(), POLLIN, 0};
-        poll(&p, 1, 5000);
-      }
-    }
   }
   if (registry_ > 0) {
     kill(registry_, SIGKILL);
     waitpid(registry_, nullptr, 0);
   }
-  (void)system("ip link delete csocke2e0 2>/dev/null; nft delete table ip cri_sock 2>/dev/null; "
-               "nft delete table inet cri_sock 2>/dev/null");
+  (void)system("ip link delete csocke2e0 2>/dev/null; nft delete table ip cri_sock_csocke2e0 2>/dev/null; "
+               "nft delete table inet cri_sock_csocke2e0 2>/dev/null; "
+               "find /sys/fs/cgroup -depth -type d -name cri-sock-e2e -exec rmdir {} +");
   if (testing::Test::HasFailure()) {
     if (auto log = ReadFile(dir_ + "/daemon.log"); log.ok()) fprintf(stderr, "--- daemon:\n%s", log->c_str());
   }
@@ -130,7 +121,10 @@ void Node::StartDaemon() {
   daemon_ = Spawn({DAEMON, "--listen", listen_, "--state", dir_ + "/run", "--root", dir_ + "/lib", "--config",
                    dir_ + "/config.toml"},
                   dir_ + "/daemon.log");
-  auto channel = grpc::CreateChannel("unix:" + listen_, grpc::InsecureChannelCredentials());
+  // A pool of its own: the connection of a daemon that was killed is not waited for.
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  auto channel = grpc::CreateCustomChannel("unix:" + listen_, grpc::InsecureChannelCredentials(), arguments);
   EXPECT_TRUE(channel->WaitForConnected(std::chrono::system_clock::now() + kPatience)) << "no daemon";
   runtime_ = api::RuntimeService::NewStub(channel);
   images_ = api::ImageService::NewStub(channel);
@@ -140,19 +134,6 @@ void Node::KillDaemon(int signal) {
   kill(daemon_, signal);
   waitpid(daemon_, nullptr, 0);
   daemon_ = -1;
-}
-
-pid_t Node::monitor_pid() const {
-  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
-    pid_t pid;
-    if (!absl::SimpleAtoi(entry.path().filename().string(), &pid)) continue;
-    auto line = ReadFile(Cat("/proc/", pid, "/cmdline"));
-    auto comm = ReadFile(Cat("/proc/", pid, "/comm"));
-    auto stat = ReadFile(Cat("/proc/", pid, "/stat"));
-    if (!line.ok() || !comm.ok() || !stat.ok()) continue;
-    if (line->find(dir_) != std::string::npos && line->find("cri-sock-monitor") != std::string::npos) return pid;
-  }
-  return -1;
 }
 
 std::string Node::image() const { return Cat("127.0.0.1:", registry_port_, "/busybox:latest"); }

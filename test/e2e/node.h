@@ -23,7 +23,6 @@ class Node {
 
   void StartDaemon();
   void KillDaemon(int signal);  // and waits for its end
-  pid_t monitor_pid() const;
 
   const std::string& dir() const { return dir_; }
   std::string image() const;

@@ -73,9 +73,10 @@ TEST_F(PodTest, ExecSyncGivesOutputCodeAndTimeout) {
   EXPECT_EQ(answer.stderr(), "e\n");
   EXPECT_EQ(answer.exit_code(), 3);
   grpc::Status status;
+  constexpr char kFind[] = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; echo; done | grep 'slee[p] 77'";
   node_.Exec(container, {"sleep", "77"}, 1, &status);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
-  EXPECT_NE(node_.Exec(container, {"pgrep", "-f", "sleep 77"}, 10).exit_code(), 0) << "the exec's process still runs";
+  EXPECT_NE(node_.Exec(container, {"sh", "-c", kFind}, 10).exit_code(), 0) << "the exec's process still runs";
 }
 
 TEST_F(PodTest, SecurityIsSeenFromInside) {
