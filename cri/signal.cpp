@@ -59,8 +59,8 @@ absl::StatusOr<int> FromApiSignal(api::Signal signal) {
     return absl::InvalidArgumentError(Cat("stop_signal ", static_cast<int>(signal), " is not a signal"));
   }
   name.erase(0, 7);
-  if (size_t at = name.find("PLUS"); at != std::string::npos) name.replace(at, 4, "+");
-  if (size_t at = name.find("MINUS"); at != std::string::npos) name.replace(at, 5, "-");
+  if (size_t at = name.find("PLUS"); at != std::string::npos) name.replace(at, 4, 1, '+');
+  if (size_t at = name.find("MINUS"); at != std::string::npos) name.replace(at, 5, 1, '-');
   return ParseSignal(name);
 }
 
