@@ -156,8 +156,7 @@ std::string Origin(const std::string& url) {
     curl_free(text);
     return out;
   };
-  return LowerCase(
-      Cat(part(CURLUPART_SCHEME), "://", part(CURLUPART_HOST), ":", part(CURLUPART_PORT)));
+  return LowerCase(Cat(part(CURLUPART_SCHEME), "://", part(CURLUPART_HOST), ":", part(CURLUPART_PORT)));
 }
 
 std::string Escape(const std::string& text) {
@@ -298,7 +297,9 @@ struct RegistryClient::Impl {
   // Carries out one request, redirects followed by hand: what is secret goes to the first origin only.
   Outcome Perform(Exchange& x);
   // The value of an Authorization header that answers the challenges; empty: nothing can.
-  absl::StatusOr<std::string> Authorize(const Exchange& x, const Reference& reference, const Credentials& credentials);
+  // `failed` gets the token server's Outcome if it is why there is none.
+  absl::StatusOr<std::string> Authorize(const Exchange& x, const Reference& reference,
+                                        const Credentials& credentials, Outcome& failed);
   // A request with authorization, tried anew while that may help.
   Outcome Ask(Exchange& x, const Reference& reference, const Credentials& credentials);
   std::string TokenKey(const RegistryHost& host, const Reference& reference, const Credentials& credentials) {
@@ -306,7 +307,8 @@ struct RegistryClient::Impl {
   }
   static std::string Sha(const Credentials& c) {
     Sha256Hash hash;
-    for (const std::string* text : {&c.username, &c.password, &c.auth, &c.identity_token, &c.registry_token}) {
+    for (const std::string* text :
+         {&c.username, &c.password, &c.auth, &c.identity_token, &c.registry_token}) {
       hash.Update(text->data(), text->size());
       hash.Update("", 1);
     }
@@ -371,22 +373,25 @@ Outcome RegistryClient::Impl::Perform(Exchange& x) {
     if (x.was_cancelled) return {absl::CancelledError("the pull was cancelled")};
     if (!x.sink_status.ok()) return {x.sink_status};
     if (result != CURLE_OK)
-      return {absl::UnavailableError(Cat("GET `", url, "`: ", curl_easy_strerror(result))), WorthRetrying(result)};
+      return {absl::UnavailableError(Cat("GET `", x.url, "`: ", curl_easy_strerror(result))),
+              WorthRetrying(result)};
     curl_easy_getinfo(curl.get(), CURLINFO_RESPONSE_CODE, &x.code);
     char* next = nullptr;
     curl_easy_getinfo(curl.get(), CURLINFO_REDIRECT_URL, &next);
     if (x.code < 300 || x.code > 399 || next == nullptr) return AnswerOutcome(x);
-    if (redirects >= kMaxRedirects) return {absl::UnavailableError(Cat("GET `", x.url, "`: too many redirects"))};
+    if (redirects >= kMaxRedirects)
+      return {absl::UnavailableError(Cat("GET `", x.url, "`: too many redirects"))};
     url = next;
     x.redirected = true;
   }
 }
 
 absl::StatusOr<std::string> RegistryClient::Impl::Authorize(const Exchange& x, const Reference& reference,
-                                                            const Credentials& credentials) {
+                                                            const Credentials& credentials, Outcome& failed) {
   ASSIGN_OR_RETURN(auto user, UserPassword(credentials));
-  std::string basic =
-      user.first.empty() && user.second.empty() ? "" : "Basic " + absl::Base64Escape(Cat(user.first, ":", user.second));
+  std::string basic = user.first.empty() && user.second.empty()
+                          ? ""
+                          : "Basic " + absl::Base64Escape(Cat(user.first, ":", user.second));
   for (const Challenge& challenge : x.challenges) {
     if (challenge.scheme == "basic" && !basic.empty()) return basic;
     if (challenge.scheme != "bearer") continue;
@@ -398,19 +403,23 @@ absl::StatusOr<std::string> RegistryClient::Impl::Authorize(const Exchange& x, c
     std::string realm = param("realm"), scope = param("scope"), service = param("service");
     if (!realm.starts_with("https://") && !realm.starts_with("http://"))
       return absl::UnavailableError(Cat("registry `", reference.host, "` names no token server"));
+    if (realm.starts_with("http://") && x.url.starts_with("https://"))
+      return absl::UnavailableError(Cat("registry `", reference.host, "` names a token server without TLS"));
     if (scope.empty()) scope = Cat("repository:", reference.repository, ":pull");
     Exchange ask;
     std::string body;
     ask.cancelled = x.cancelled;
     ask.body = [&](std::string_view bytes) {
       body += bytes;
-      return body.size() > kMaxToken ? absl::ResourceExhaustedError("a token is over 1 MiB") : absl::OkStatus();
+      return body.size() > kMaxToken ? absl::ResourceExhaustedError("a token is over 1 MiB")
+                                     : absl::OkStatus();
     };
     // A token server at the registry's own origin is trusted by the same certificates.
     if (Origin(realm) == Origin(x.url)) ask.host = x.host;
     if (!credentials.identity_token.empty()) {
       ask.url = realm;
-      ask.form = Cat("grant_type=refresh_token&service=", Escape(service), "&client_id=cri-sock&scope=", Escape(scope),
+      ask.form = Cat("grant_type=refresh_token&service=", Escape(service),
+                     "&client_id=cri-sock&scope=", Escape(scope),
                      "&refresh_token=", Escape(credentials.identity_token));
     } else {
       ask.url = Cat(realm, realm.find('?') == std::string::npos ? "?" : "&", "service=", Escape(service),
@@ -418,7 +427,9 @@ absl::StatusOr<std::string> RegistryClient::Impl::Authorize(const Exchange& x, c
       ask.authorization = basic;
     }
     Outcome outcome = Perform(ask);
-    if (!outcome.status.ok()) return Annotate(outcome.status, Cat("ask for a token of `", reference.host, "`"));
+    failed = outcome;
+    if (!outcome.status.ok())
+      return Annotate(outcome.status, Cat("ask for a token of `", reference.host, "`"));
     Json token = Json::parse(body, nullptr, false);
     for (const char* key : {"token", "access_token"})
       if (token.is_object() && token.contains(key) && token[key].is_string())
@@ -437,8 +448,9 @@ Outcome RegistryClient::Impl::Ask(Exchange& x, const Reference& reference, const
   for (int round = 0;; ++round) {
     Outcome outcome = Perform(x);
     if (x.code != 401 || x.redirected || round > 0) return outcome;
-    absl::StatusOr<std::string> answer = Authorize(x, reference, credentials);
-    if (!answer.ok()) return {answer.status()};
+    Outcome failed;
+    absl::StatusOr<std::string> answer = Authorize(x, reference, credentials, failed);
+    if (!answer.ok()) return {answer.status(), failed.retry, failed.after};
     if (answer->empty()) return outcome;
     x.authorization = *answer;
     std::lock_guard lock(mutex);
@@ -489,10 +501,12 @@ absl::StatusOr<FetchedManifest> RegistryClient::FetchManifest(const Reference& r
         fetched.media_type = x.content_type;
         std::string promised = IsDigest(tag_or_digest) ? tag_or_digest : x.docker_digest;
         if (!promised.empty() && promised.starts_with("sha256:") && promised != fetched.digest)
-          return absl::DataLossError(Cat("the manifest's digest is `", fetched.digest, "`, not `", promised, "`"));
+          return absl::DataLossError(
+              Cat("the manifest's digest is `", fetched.digest, "`, not `", promised, "`"));
         return fetched;
       }
-      last = Annotate(outcome.status, Cat("fetch manifest `", tag_or_digest, "` of `", reference.Name(), "`"));
+      last =
+          Annotate(outcome.status, Cat("fetch manifest `", tag_or_digest, "` of `", reference.Name(), "`"));
       if (absl::IsCancelled(last)) return last;
       if (!outcome.retry) break;
       auto wait = std::max<std::chrono::milliseconds>(
@@ -524,7 +538,8 @@ absl::Status RegistryClient::FetchBlob(const Reference& reference, const std::st
       Exchange x;
       x.host = &host;
       x.cancelled = &cancelled;
-      x.url = Cat(host.url, "/", reference.repository, "/blobs/", digest, host.mirror ? "?ns=" + Escape(reference.host) : "");
+      x.url = Cat(host.url, "/", reference.repository, "/blobs/", digest,
+                  host.mirror ? "?ns=" + Escape(reference.host) : "");
       if (taken > 0) x.headers.push_back(Cat("Range: bytes=", taken, "-"));
       x.body = [&](std::string_view bytes) -> absl::Status {
         if (!placed) {
@@ -551,10 +566,13 @@ absl::Status RegistryClient::FetchBlob(const Reference& reference, const std::st
         return absl::OkStatus();
       };
       Outcome outcome = impl_->Ask(x, reference, meant);
-      if (outcome.status.ok()) {
+      // Cut off after the last byte: there is nothing left to ask for.
+      const bool whole = size > 0 && taken == size && outcome.retry;
+      if (outcome.status.ok() || whole) {
         std::string got = hash.Digest();
         if (taken != size)
-          return absl::DataLossError(Cat("blob `", digest, "` has ", taken, " bytes, not the ", size, " promised"));
+          return absl::DataLossError(
+              Cat("blob `", digest, "` has ", taken, " bytes, not the ", size, " promised"));
         if (got != digest) return absl::DataLossError(Cat("blob `", digest, "` has digest `", got, "`"));
         return absl::OkStatus();
       }
