@@ -84,6 +84,11 @@ class LayoutSource final : public Source {
   const std::string dir_;
 };
 
+// A malformed document of a registry's is not the caller's fault, as a malformed reference is.
+absl::Status FromRegistry(const absl::Status& status) {
+  return absl::IsInvalidArgument(status) ? WithCode(status, absl::StatusCode::kDataLoss) : status;
+}
+
 // What images.json holds of an image: the rest is read from its manifest and config.
 struct Record {
   std::set<std::string> tags, digests;  // full references
@@ -126,7 +131,13 @@ class Store final : public ImageStore {
   absl::StatusOr<std::string> FindLocked(const std::string& reference) const;  // the image's id
   Image Named(const Image& image, const Record& record) const;
   std::vector<std::string> SnapshotLayers(const std::string& id) const;
-  void CollectGarbage();  // with mutex_ held
+  // With mutex_ held: moves what nothing uses aside. The caller removes it without the lock (RemoveAll): a large
+  // layer takes long, and a container that starts must not wait for it.
+  [[nodiscard]] std::vector<std::string> CollectGarbage();
+  static void RemoveAll(const std::vector<std::string>& paths) {
+    // What can't be removed now is removed when the store is opened again.
+    for (const std::string& path : paths) RemoveTree(path).IgnoreError();
+  }
   void Use(const std::vector<std::string>& chains, int by);
 
   const ImageStoreOptions options_;
@@ -136,11 +147,15 @@ class Store final : public ImageStore {
   std::map<std::string, Record> records_;   // by id
   std::map<std::string, int> in_use_;       // layers and blobs that a pull or a snapshot being made needs
   std::map<std::string, std::shared_future<absl::Status>> making_;  // layers, by chain id: one maker each
+  mutable std::mutex usage_mutex_;
+  mutable std::map<std::string, Usage> usage_;  // of whole layers, by folder
 };
 
 absl::Status Store::Load() {
-  for (const char* folder : {"/blobs", "/layers", "/snapshots"}) RETURN_IF_ERROR(MakeDirs(options_.root + folder, 0700));
+  for (const char* folder : {"/blobs", "/layers", "/snapshots", "/empty"})
+    RETURN_IF_ERROR(MakeDirs(options_.root + folder, 0700));
   // Containers in user namespaces of their own must get to their layers, and nobody else need look here.
+  if (chmod((options_.root + "/empty").c_str(), 0755) < 0) return ErrnoStatus(errno, "chmod the image store");
   for (const char* folder : {"/layers", "/snapshots"}) {
     if (chmod((options_.root + folder).c_str(), 0711) < 0) return ErrnoStatus(errno, "chmod the image store");
   }
@@ -160,17 +175,27 @@ absl::Status Store::Load() {
     return absl::DataLossError(Cat("`", options_.root, "/images.json` can't be read"));
   std::lock_guard lock(mutex_);
   for (const json& one : saved["images"]) {
-    absl::StatusOr<Image> image = ReadImage(one.value("manifest", ""));
+    if (!one.is_object()) continue;
+    auto words = [&](const char* key) {
+      std::vector<std::string> found;
+      if (auto list = one.find(key); list != one.end() && list->is_array())
+        for (const json& word : *list)
+          if (word.is_string()) found.push_back(word);
+      return found;
+    };
+    auto manifest = one.find("manifest");
+    if (manifest == one.end() || !manifest->is_string()) continue;
+    absl::StatusOr<Image> image = ReadImage(*manifest);
     if (!image.ok()) continue;  // its files are gone: it is no image any more, and is pulled again
     bool whole = std::all_of(image->layers.begin(), image->layers.end(),
                              [&](const std::string& chain) { return access(LayerPath(chain).c_str(), F_OK) == 0; });
     if (!whole) continue;
     Record& record = records_[image->id];
-    for (const std::string& tag : one.value("tags", std::vector<std::string>())) record.tags.insert(tag);
-    for (const std::string& digest : one.value("digests", std::vector<std::string>())) record.digests.insert(digest);
+    for (const std::string& tag : words("tags")) record.tags.insert(tag);
+    for (const std::string& digest : words("digests")) record.digests.insert(digest);
     images_[image->id] = *std::move(image);
   }
-  CollectGarbage();
+  RemoveAll(CollectGarbage());
   return absl::OkStatus();
 }
 
@@ -211,8 +236,10 @@ absl::Status Store::MakeLayer(Source& source, const Descriptor& layer, const std
   // The compressed layer is kept only while it is unpacked: what serves containers is the unpacked one.
   Fd file(open((options_.root + "/blobs").c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
   if (!file.valid()) return ErrnoStatus(errno, "make a file for the layer");
-  std::string digest_seen;
-  RETURN_IF_ERROR(source.Blob(layer, [&](std::string_view bytes) { return WriteAll(file.get(), bytes); }));
+  RETURN_IF_ERROR(source.Blob(layer, [&](std::string_view bytes) {
+    if (cancelled && cancelled()) return absl::CancelledError("the pull was cancelled");
+    return WriteAll(file.get(), bytes);
+  }));
   if (lseek(file.get(), 0, SEEK_SET) < 0) return ErrnoStatus(errno, "rewind the layer's file");
   UnpackOptions unpack;
   unpack.max_bytes = options_.max_layer_bytes;
@@ -240,11 +267,11 @@ absl::Status Store::EnsureLayer(Source& source, const Descriptor& layer, const s
       }
     }
     if (other.valid()) {
-      // Another pull makes it. If that one was given up, this one takes over.
+      // Another pull makes it. If that one fails, this one takes over: the reason may lie in the other's
+      // credentials or registry.
       while (other.wait_for(std::chrono::milliseconds(200)) != std::future_status::ready)
         if (cancelled && cancelled()) return absl::CancelledError("the pull was cancelled");
-      if (absl::IsCancelled(other.get())) continue;
-      return other.get();
+      continue;
     }
     absl::Status made = MakeLayer(source, layer, chain, diff_id, cancelled);
     {
@@ -257,10 +284,14 @@ absl::Status Store::EnsureLayer(Source& source, const Descriptor& layer, const s
 }
 
 void Store::Use(const std::vector<std::string>& names, int by) {
-  std::lock_guard lock(mutex_);
-  for (const std::string& name : names)
-    if ((in_use_[name] += by) == 0) in_use_.erase(name);
-  if (by < 0) CollectGarbage();
+  std::vector<std::string> garbage;
+  {
+    std::lock_guard lock(mutex_);
+    for (const std::string& name : names)
+      if ((in_use_[name] += by) == 0) in_use_.erase(name);
+    if (by < 0) garbage = CollectGarbage();
+  }
+  RemoveAll(garbage);
 }
 
 absl::StatusOr<Image> Store::Install(Source& source, const std::string& manifest_bytes, const std::string& tag,
@@ -313,6 +344,9 @@ absl::StatusOr<Image> Store::Install(Source& source, const std::string& manifest
   for (std::thread& worker : workers) worker.join();
   RETURN_IF_ERROR(first);
 
+  // The layers must be on the disk before the record that says so.
+  ASSIGN_OR_RETURN(Fd layers, OpenPath(options_.root + "/layers", O_RDONLY | O_DIRECTORY));
+  if (syncfs(layers.get()) < 0) return ErrnoStatus(errno, "write the layers to the disk");
   RETURN_IF_ERROR(PutBlob(manifest.config.digest, config_bytes));
   RETURN_IF_ERROR(PutBlob(manifest_digest, manifest_bytes));
   ASSIGN_OR_RETURN(Image image, ReadImage(manifest_digest));
@@ -340,7 +374,9 @@ absl::StatusOr<Image> Store::Pull(const std::string& text, const Credentials& cr
                       Cat("pull `", reference.String(), "`"));
   std::string top = fetched.digest;
   if (IsIndex(fetched.bytes)) {
-    ASSIGN_OR_RETURN(std::vector<Descriptor> index, ParseIndex(fetched.bytes));
+    absl::StatusOr<std::vector<Descriptor>> parsed = ParseIndex(fetched.bytes);
+    if (!parsed.ok()) return FromRegistry(Annotate(parsed.status(), Cat("pull `", reference.String(), "`")));
+    const std::vector<Descriptor> index = *std::move(parsed);
     ASSIGN_OR_RETURN_AS(Descriptor chosen, ChoosePlatform(index, HostPlatform()), Cat("pull `", reference.String(), "`"));
     ASSIGN_OR_RETURN_AS(fetched, client_.FetchManifest(reference, chosen.digest, credentials, cancelled),
                         Cat("pull `", reference.String(), "`"));
@@ -349,7 +385,7 @@ absl::StatusOr<Image> Store::Pull(const std::string& text, const Credentials& cr
   absl::StatusOr<Image> image =
       Install(source, fetched.bytes, reference.tag.empty() ? "" : Cat(reference.Name(), ":", reference.tag),
               Cat(reference.Name(), "@", top), cancelled);
-  if (!image.ok()) return Annotate(image.status(), Cat("pull `", reference.String(), "`"));
+  if (!image.ok()) return FromRegistry(Annotate(image.status(), Cat("pull `", reference.String(), "`")));
   return image;
 }
 
@@ -445,7 +481,8 @@ absl::StatusOr<std::string> Store::FindLocked(const std::string& text) const {
     if (!found.empty()) return found;
   }
   absl::StatusOr<Reference> reference = ParseReference(text);
-  if (!reference.ok()) return reference.status();
+  // What is no reference can't be the name of an image either.
+  if (!reference.ok()) return WithCode(reference.status(), absl::StatusCode::kNotFound);
   std::string digest = Cat(reference->Name(), "@", reference->digest), tag = Cat(reference->Name(), ":", reference->tag);
   for (const auto& [id, record] : records_) {
     if (reference->digest.empty() ? record.tags.contains(tag) : record.digests.contains(digest)) return id;
@@ -467,7 +504,7 @@ std::vector<Image> Store::List() const {
 }
 
 absl::Status Store::Remove(const std::string& reference) {
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   absl::StatusOr<std::string> id = FindLocked(reference);
   if (absl::IsNotFound(id.status())) return absl::OkStatus();
   RETURN_IF_ERROR(id.status());
@@ -478,11 +515,14 @@ absl::Status Store::Remove(const std::string& reference) {
   RETURN_IF_ERROR(Save(records, images));
   records_ = std::move(records);
   images_ = std::move(images);
-  CollectGarbage();
+  std::vector<std::string> garbage = CollectGarbage();
+  lock.unlock();
+  RemoveAll(garbage);
   return absl::OkStatus();
 }
 
-void Store::CollectGarbage() {
+std::vector<std::string> Store::CollectGarbage() {
+  std::vector<std::string> aside;
   std::set<std::string> keep;
   for (const auto& [name, count] : in_use_) keep.insert(Hex(name));
   for (const auto& [id, image] : images_) {
@@ -499,9 +539,12 @@ void Store::CollectGarbage() {
       std::string name = entry.path().filename().string();
       if (name.find(".tmp-") == std::string::npos && !keep.contains(name)) gone.push_back(entry.path().string());
     }
-    // What can't be removed now is tried again with the next image.
-    for (const std::string& path : gone) RemoveTree(path).IgnoreError();
+    for (const std::string& path : gone) {
+      std::string to = Cat(options_.root, folder, "/.tmp-", NewId());
+      if (rename(path.c_str(), to.c_str()) == 0) aside.push_back(std::move(to));
+    }
   }
+  return aside;
 }
 
 std::vector<std::string> Store::SnapshotLayers(const std::string& id) const {
@@ -543,6 +586,8 @@ absl::StatusOr<Rootfs> Store::GetSnapshot(const std::string& id) const {
   Rootfs rootfs;
   std::vector<std::string> chains = SnapshotLayers(id);
   for (auto chain = chains.rbegin(); chain != chains.rend(); ++chain) rootfs.lower_dirs.push_back(LayerPath(*chain));
+  // An image without layers: overlayfs wants a lower directory all the same.
+  if (rootfs.lower_dirs.empty()) rootfs.lower_dirs.push_back(options_.root + "/empty");
   rootfs.upper_dir = SnapshotPath(id) + "/upper";
   rootfs.work_dir = SnapshotPath(id) + "/work";
   return rootfs;
@@ -550,11 +595,19 @@ absl::StatusOr<Rootfs> Store::GetSnapshot(const std::string& id) const {
 
 absl::Status Store::RemoveSnapshot(const std::string& id) {
   RETURN_IF_ERROR(CheckId(id, "snapshot id"));
-  RETURN_IF_ERROR(RemoveTree(SnapshotPath(id)));
-  std::vector<std::string> held;
-  std::lock_guard lock(mutex_);
-  // Layers whose image was removed while this snapshot used them.
-  CollectGarbage();
+  std::vector<std::string> layers = SnapshotLayers(id);
+  // The record goes last: while anything is left, the layers below are kept.
+  for (const char* name : {"/upper", "/work", ""}) RETURN_IF_ERROR(RemoveTree(SnapshotPath(id) + name));
+  std::unique_lock lock(mutex_);
+  // Only layers whose image was removed while this snapshot used them can be free now.
+  std::set<std::string> owned;
+  for (const auto& [image_id, image] : images_) owned.insert(image.layers.begin(), image.layers.end());
+  std::vector<std::string> garbage;
+  if (!std::all_of(layers.begin(), layers.end(),
+                   [&](const std::string& chain) { return owned.contains(chain); }))
+    garbage = CollectGarbage();
+  lock.unlock();
+  RemoveAll(garbage);
   return absl::OkStatus();
 }
 
@@ -572,12 +625,25 @@ absl::StatusOr<Usage> Store::SnapshotUsage(const std::string& id) const {
 }
 
 absl::StatusOr<Usage> Store::FilesystemUsage() const {
-  Usage total;
-  for (const char* folder : {"/blobs", "/layers"}) {
-    ASSIGN_OR_RETURN(Usage one, TreeUsage(options_.root + folder));
-    total.bytes += one.bytes;
-    total.inodes += one.inodes;
+  ASSIGN_OR_RETURN(Usage total, TreeUsage(options_.root + "/blobs"));
+  std::error_code ignored;
+  std::vector<std::string> layers;
+  for (const auto& entry : fs::directory_iterator(options_.root + "/layers", ignored))
+    layers.push_back(entry.path().filename().string());
+  // A layer that stands does not change any more: it is walked once.
+  std::lock_guard lock(usage_mutex_);
+  std::map<std::string, Usage> known;
+  for (const std::string& name : layers) {
+    auto before = usage_.find(name);
+    absl::StatusOr<Usage> one =
+        before != usage_.end() ? before->second : TreeUsage(options_.root + "/layers/" + name);
+    if (absl::IsNotFound(one.status())) continue;  // just removed
+    RETURN_IF_ERROR(one.status());
+    total.bytes += one->bytes;
+    total.inodes += one->inodes;
+    if (!name.starts_with(".tmp-")) known[name] = *one;
   }
+  usage_ = std::move(known);
   return total;
 }
 

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -383,16 +382,11 @@ absl::StatusOr<SpareSandbox> LeanRuntime::MakeSpare() {
 // A namespace lives while a file is bound to it (namespaces(7)): also when every process of ours has died.
 absl::Status LeanRuntime::Pin(const std::string& sandbox, const char* kind, const Fd& fd) {
   if (!fd.valid()) return absl::OkStatus();
-  std::string path = Cat(NsDir(sandbox), "/", kind);
-  ASSIGN_OR_RETURN(Fd file, OpenPath(path, O_CREAT | O_RDONLY, 0444));
-  if (mount(Cat("/proc/self/fd/", fd.get()).c_str(), path.c_str(), nullptr, MS_BIND, nullptr) < 0)
-    return ErrnoStatus(errno, Cat("bind a namespace to `", path, "`"));
-  return absl::OkStatus();
+  return BindNamespace(fd.get(), Cat(NsDir(sandbox), "/", kind));
 }
 
 void LeanRuntime::Unpin(const std::string& sandbox) {
-  for (const char* kind : {"net", "ipc", "uts"})
-    umount2(Cat(NsDir(sandbox), "/", kind).c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
+  for (const char* kind : {"net", "ipc", "uts"}) UnbindNamespace(Cat(NsDir(sandbox), "/", kind)).IgnoreError();
   RemoveTree(NsDir(sandbox)).IgnoreError();
 }
 
