@@ -25,20 +25,21 @@ void Cri::OnExit(const std::string& id, const sock::runtime::ExitInfo& exit) {
   if (found.ok()) RecordExit(**found, exit).IgnoreError();
 }
 
+sock::runtime::ExitInfo ExitOrUnknown(const sock::runtime::ContainerState& state, const char* unknown) {
+  if (state.exit) return *state.exit;
+  sock::runtime::ExitInfo exit;
+  exit.exit_code = 255;
+  exit.reason = "Unknown";
+  exit.message = unknown;
+  exit.finished_at = std::chrono::system_clock::now();
+  return exit;
+}
+
 absl::Status Cri::EndContainer(Container& container, int signal, std::chrono::milliseconds grace) {
   RETURN_IF_ERROR(runtime_->StopContainer(container.id, signal, grace));
   if (container.Get()->finished_at) return absl::OkStatus();
-  sock::runtime::ContainerState state = runtime_->State(container.id);
-  sock::runtime::ExitInfo exit;
-  if (state.exit) {
-    exit = *state.exit;
-  } else {
-    exit.exit_code = 255;
-    exit.reason = "Unknown";
-    exit.message = "it is gone and how it ended is not known";
-    exit.finished_at = std::chrono::system_clock::now();
-  }
-  return RecordExit(container, exit);
+  return RecordExit(container,
+                    ExitOrUnknown(runtime_->State(container.id), "it is gone and how it ended is not known"));
 }
 
 absl::Status Cri::StopContainer(const api::StopContainerRequest& request, api::StopContainerResponse*) {

@@ -14,6 +14,9 @@
 
 namespace sock::cri {
 
+// How a container ended as the runtime tells it, or 255 "Unknown" with `unknown` as message, and now as its time.
+sock::runtime::ExitInfo ExitOrUnknown(const sock::runtime::ContainerState& state, const char* unknown);
+
 class Cri {
  public:
   // `runtime` and `images` are not owned and outlive it. OnExit may come before Recover: it is ignored for

@@ -51,19 +51,11 @@ absl::Status Cri::Recover(std::vector<std::string>& warnings) {
         }
         break;
       case sock::runtime::ProcessState::kExited:
-      case sock::runtime::ProcessState::kGone: {
-        sock::runtime::ExitInfo exit;
-        if (state.exit) {
-          exit = *state.exit;
-        } else {
-          exit.exit_code = 255;
-          exit.reason = "Unknown";
-          exit.message = "it ended while nothing watched it, and how is not known";
-          exit.finished_at = std::chrono::system_clock::now();
-        }
-        warn(Cat("record exit of `", container->id, "`"), RecordExit(*container, exit));
+      case sock::runtime::ProcessState::kGone:
+        warn(Cat("record exit of `", container->id, "`"),
+             RecordExit(*container,
+                        ExitOrUnknown(state, "it ended while nothing watched it, and how is not known")));
         break;
-      }
     }
   }
 
