@@ -16,6 +16,15 @@ namespace sock::runtime {
 
 enum class CgroupMode { kV1, kV2, kHybrid };  // kHybrid: controllers on v1, a bare cgroup2 beside them
 
+// How long tasks stood still for want of a resource: pressure stall information (cgroup-v2.rst, psi.rst).
+struct Pressure {
+  struct Share {
+    uint64_t total_ns = 0;
+    double avg10 = 0, avg60 = 0, avg300 = 0;  // percent of the last seconds
+  };
+  Share some, full;
+};
+
 struct CgroupStats {
   uint64_t cpu_usage_ns = 0;
   uint64_t memory_usage = 0, memory_working_set = 0, memory_rss = 0,
@@ -23,13 +32,17 @@ struct CgroupStats {
   uint64_t page_faults = 0, major_page_faults = 0, swap_usage = 0;
   uint64_t pids = 0;
   uint64_t oom_kills = 0;
+  std::optional<uint64_t>
+      swap_limit;  // bytes of swap beyond memory; absent: none set, or swap is not counted
+  // Absent on cgroup v1, and where the kernel keeps none.
+  std::optional<Pressure> cpu_pressure, memory_pressure, io_pressure;
 };
 
-// What a child needs to put itself into a cgroup before anything else: write "0" to each of `procs`; on v2
-// `unified` is the directory for clone3's CLONE_INTO_CGROUP.
+// How a child gets into a cgroup. v1 and hybrid: before anything else, while it is one thread, it writes "0"
+// to each of `procs`. v2: it is cloned into `unified` (clone3(2), CLONE_INTO_CGROUP).
 struct CgroupEntry {
   std::vector<Fd> procs;
-  Fd unified;  // invalid where there is no cgroup2
+  Fd unified;  // the directory; invalid on v1 and hybrid
 };
 
 class CgroupManager {

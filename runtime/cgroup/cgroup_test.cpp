@@ -1,9 +1,11 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -257,7 +259,14 @@ class CgroupKernel : public ::testing::Test {
     auto entry = manager.Entry(path);
     EXPECT_TRUE(entry.ok()) << entry.status();
     if (!entry.ok()) return -1;
-    pid_t pid = fork();
+    clone_args args{};
+    args.exit_signal = SIGCHLD;
+    if (entry->unified.valid()) {
+      args.flags = CLONE_INTO_CGROUP;
+      args.cgroup = static_cast<uint64_t>(entry->unified.get());
+    }
+    pid_t pid = static_cast<pid_t>(syscall(SYS_clone3, &args, sizeof args));
+    EXPECT_GE(pid, 0) << errno;
     if (pid == 0) {
       for (const Fd& fd : entry->procs) {
         if (write(fd.get(), "0", 1) != 1) _exit(99);

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -78,6 +79,8 @@ absl::Status RemoveCgroup(const std::string& dir);
 absl::Status MakeCgroup(const std::string& root, const std::string& path, std::vector<std::string>* made);
 // The number after "`key` " in a flat keyed file's text; 0 where there is none.
 uint64_t Keyed(std::string_view text, std::string_view key);
+// A *.pressure file's text; absent where it holds none (the file is empty, or unreadable as with psi=0).
+std::optional<Pressure> ParsePressure(const std::string& text);
 // The number in a file: kUnlimited for "max", 0 where it can't be read.
 uint64_t ReadNumber(const std::string& file);
 std::string ReadText(const std::string& file);

@@ -105,6 +105,24 @@ uint64_t Keyed(std::string_view text, std::string_view key) {
   return 0;
 }
 
+std::optional<Pressure> ParsePressure(const std::string& text) {
+  Pressure pressure;
+  bool any = false;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    char kind[5];
+    double avg10, avg60, avg300;
+    unsigned long long total_us;
+    if (sscanf(line.c_str(), "%4s avg10=%lf avg60=%lf avg300=%lf total=%llu", kind, &avg10, &avg60, &avg300,
+               &total_us) != 5)
+      continue;
+    (kind == std::string_view("full") ? pressure.full : pressure.some) = {total_us * 1000, avg10, avg60,
+                                                                          avg300};
+    any = true;
+  }
+  return any ? std::optional(pressure) : std::nullopt;
+}
+
 absl::Status Apply(const std::vector<Setting>& settings) {
   std::vector<Setting> undo;
   for (const Setting& setting : settings) {

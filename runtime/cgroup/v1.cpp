@@ -189,6 +189,8 @@ CgroupStats V1Manager::Read(const std::string& path) const {
   stats.swap_usage = Keyed(text, "total_swap");
   uint64_t limit = ReadNumber(memory + "/memory.limit_in_bytes");
   stats.memory_limit = limit >= kUnlimited ? 0 : limit;
+  uint64_t memsw = ReadNumber(memory + "/memory.memsw.limit_in_bytes");  // 0: swap is not counted
+  if (limit < kUnlimited && memsw >= limit && memsw < kUnlimited) stats.swap_limit = memsw - limit;
   stats.oom_kills = Keyed(ReadText(memory + "/memory.oom_control"), "oom_kill");
   return stats;
 }

@@ -148,6 +148,13 @@ CgroupStats V2Manager::Read(const std::string& path) const {
   stats.memory_limit = limit >= kUnlimited ? 0 : limit;
   stats.pids = ReadNumber(dir + "/pids.current");
   stats.oom_kills = Keyed(ReadText(dir + "/memory.events"), "oom_kill");
+  if (uint64_t swap = ReadNumber(dir + "/memory.swap.max");
+      swap < kUnlimited && Exists(dir + "/memory.swap.max")) {
+    stats.swap_limit = swap;
+  }
+  stats.cpu_pressure = ParsePressure(ReadText(dir + "/cpu.pressure"));
+  stats.memory_pressure = ParsePressure(ReadText(dir + "/memory.pressure"));
+  stats.io_pressure = ParsePressure(ReadText(dir + "/io.pressure"));
   return stats;
 }
 
