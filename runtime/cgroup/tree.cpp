@@ -11,7 +11,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <cstdio>
 #include <set>
+#include <sstream>
 
 #include "runtime/base/path.h"
 #include "runtime/base/status.h"
