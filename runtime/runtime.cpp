@@ -33,6 +33,7 @@ using std::chrono::steady_clock;
 using std::chrono::system_clock;
 
 constexpr int kKillPatienceMs = 10000;
+constexpr milliseconds kMonitorPatience{20000}, kReconnectPause{200};
 
 struct Sandbox {
   Fd net, ipc, uts, pid;
@@ -56,6 +57,7 @@ struct Execution {
   Fd wake;  // eventfd(2): written at the exit
   std::mutex mutex;
   std::optional<int> code;
+  bool lost = false;  // with the monitor that ran it
 };
 
 double Since(steady_clock::time_point begin) {
@@ -142,10 +144,12 @@ class LeanRuntime final : public Runtime {
 
   ~LeanRuntime() override {
     spares_.reset();
-    closing_ = true;
-    if (watch_wake_.valid()) eventfd_write(watch_wake_.get(), 1);
-    if (watcher_.joinable()) watcher_.join();
-    std::shared_ptr<monitor::Client> client = client_;
+    {
+      std::lock_guard lock(link_mutex_);
+      closing_ = true;
+    }
+    link_changed_.notify_all();
+    if (reconnector_.joinable()) reconnector_.join();
     client_.reset();
   }
 
@@ -153,8 +157,9 @@ class LeanRuntime final : public Runtime {
     RETURN_IF_ERROR(MakeDirs(options_.state_dir + "/ns", 0711));
     ASSIGN_OR_RETURN(cgroups_, CgroupManager::Open(options_.cgroup_driver));
     ASSIGN_OR_RETURN(network_, PodNetwork::Open(options_.network));
-    watch_wake_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-    return Connect();
+    ASSIGN_OR_RETURN(client_, Connect());
+    reconnector_ = std::thread([this] { Reconnect(); });
+    return absl::OkStatus();
   }
 
   absl::StatusOr<std::map<std::string, ContainerState>> Recover(const Known& known) override;
@@ -177,16 +182,9 @@ class LeanRuntime final : public Runtime {
 
  private:
   std::string NsDir(const std::string& sandbox) const { return options_.state_dir + "/ns/" + sandbox; }
-  absl::Status Connect();
-  absl::StatusOr<monitor::Answer> Call(const monitor::Request& request, std::span<const int> fds = {}) {
-    std::shared_ptr<monitor::Client> client;
-    {
-      std::shared_lock lock(client_mutex_);
-      client = client_;
-    }
-    if (!client) return absl::UnavailableError("the monitor is gone");
-    return client->Call(request, fds);
-  }
+  absl::StatusOr<std::shared_ptr<monitor::Client>> Connect();
+  // Every operation but Exec may be asked for again where a monitor died before it answered.
+  absl::StatusOr<monitor::Answer> Call(const monitor::Request& request, std::span<const int> fds = {});
   absl::Status Forget(const std::string& id) {
     monitor::Request request;
     request.mutable_remove()->set_id(id);
@@ -211,10 +209,10 @@ class LeanRuntime final : public Runtime {
   }
   absl::StatusOr<SandboxNamespaces> NamespacesOf(const ContainerSpec& spec) const;
   absl::StatusOr<Fd> OpenLog(const std::string& path) const;
-  ExitInfo Explain(const Container& container, int code, system_clock::time_point when) const;
-  void Finish(const std::string& id, int code, system_clock::time_point when, const std::string& unknown);
-  void MonitorLost();
-  void WatchOrphans();
+  ExitInfo Explain(const Container& container, const monitor::Exit& exit) const;
+  void Finish(const monitor::Exit& exit);
+  void Reconnect();
+  void Resync();
 
   const RuntimeOptions options_;
   const std::function<void(const std::string&, const ExitInfo&)> on_exit_;
@@ -222,127 +220,158 @@ class LeanRuntime final : public Runtime {
   std::unique_ptr<PodNetwork> network_;
   std::unique_ptr<SparePool> spares_;
 
-  mutable std::shared_mutex client_mutex_;
-  std::shared_ptr<monitor::Client> client_;  // guarded by client_mutex_
+  mutable std::mutex link_mutex_;  // guards all of the link to the monitor
+  std::condition_variable link_changed_;
+  std::shared_ptr<monitor::Client> client_;  // null while the monitor is looked for
+  bool link_lost_ = false, closing_ = false, recovered_ = false;
+  std::thread reconnector_;
 
   mutable std::shared_mutex mutex_;  // for lookup only
   std::map<std::string, std::shared_ptr<Sandbox>> sandboxes_;
   std::map<std::string, std::shared_ptr<Container>> containers_;
   std::map<std::string, std::shared_ptr<Execution>> executions_;
-
-  // Containers whose monitor died: watched by their pidfds.
-  std::mutex orphans_mutex_;
-  std::vector<std::shared_ptr<Container>> orphans_;
-  Fd watch_wake_;
-  std::thread watcher_;
-  std::atomic<bool> closing_{false}, recovered_{false};
 };
 
-absl::Status LeanRuntime::Connect() {
-  absl::StatusOr<std::unique_ptr<monitor::Client>> client = monitor::Client::Open(
+absl::StatusOr<std::shared_ptr<monitor::Client>> LeanRuntime::Connect() {
+  return monitor::Client::Open(
       options_.state_dir + "/monitor.sock", options_.monitor_program,
       [this](const monitor::Exit& exit) {
-        Finish(exit.id(), exit.code(),
-               system_clock::time_point(std::chrono::nanoseconds(exit.finished_at_ns())), "");
+        Finish(exit);
         monitor::Request request;
         request.mutable_acknowledge()->set_id(exit.id());
         Call(request).status().IgnoreError();
       },
-      [this] { MonitorLost(); });
-  RETURN_IF_ERROR(client.status());
-  std::unique_lock lock(client_mutex_);
-  client_ = *std::move(client);
-  if (recovered_) client_->Deliver();
-  return absl::OkStatus();
+      [this] {
+        std::lock_guard lock(link_mutex_);
+        link_lost_ = true;
+        link_changed_.notify_all();
+      });
 }
 
-void LeanRuntime::MonitorLost() {
-  if (closing_) return;
+absl::StatusOr<monitor::Answer> LeanRuntime::Call(const monitor::Request& request, std::span<const int> fds) {
+  const auto deadline = steady_clock::now() + kMonitorPatience;
+  while (true) {
+    std::shared_ptr<monitor::Client> client;
+    {
+      std::unique_lock lock(link_mutex_);
+      link_changed_.wait_until(lock, deadline, [&] { return closing_ || (client_ && !client_->lost()); });
+      if (closing_ || !client_) return absl::UnavailableError("the monitor is gone");
+      client = client_;
+    }
+    absl::StatusOr<monitor::Answer> answer = client->Call(request, fds);
+    if (answer.ok() || !client->lost() || request.operation_case() == monitor::Request::kExec ||
+        steady_clock::now() > deadline)
+      return answer;
+  }
+}
+
+// Finds the monitor again: its keeper has started another one.
+void LeanRuntime::Reconnect() {
+  // A client's own threads may hold it last, and must not end it.
+  std::vector<std::shared_ptr<monitor::Client>> old;
+  std::unique_lock lock(link_mutex_);
+  while (true) {
+    link_changed_.wait(lock, [&] { return closing_ || link_lost_; });
+    if (closing_) break;
+    link_lost_ = false;
+    old.push_back(std::move(client_));
+    client_ = nullptr;
+    lock.unlock();
+    {
+      // Executions end with their connection, and nobody will tell how.
+      std::shared_lock table(mutex_);
+      for (const auto& [id, execution] : executions_) {
+        std::lock_guard one(execution->mutex);
+        execution->lost = !execution->code;
+        eventfd_write(execution->wake.get(), 1);
+      }
+    }
+    std::erase_if(old, [](const auto& client) { return client.use_count() == 1; });
+    absl::StatusOr<std::shared_ptr<monitor::Client>> client = Connect();
+    lock.lock();
+    if (!client.ok()) {
+      link_lost_ = true;
+      link_changed_.wait_for(lock, kReconnectPause, [&] { return closing_; });
+      continue;
+    }
+    client_ = *std::move(client);
+    if (recovered_) client_->Deliver();
+    link_changed_.notify_all();
+    if (!recovered_) continue;
+    lock.unlock();
+    Resync();
+    lock.lock();
+  }
+  lock.unlock();
+  for (const auto& client : old)
+    while (client.use_count() > 1) poll(nullptr, 0, 1);
+}
+
+// What ended between two monitors, and what was lost with them, is told now.
+void LeanRuntime::Resync() {
+  // Listed after these were known: what the list lacks is gone.
+  std::vector<std::shared_ptr<Container>> all;
   {
     std::shared_lock lock(mutex_);
-    std::lock_guard orphans(orphans_mutex_);
-    for (const auto& [id, container] : containers_) {
-      std::lock_guard one(container->mutex);
-      if (container->state != ProcessState::kExited) orphans_.push_back(container);
-    }
-    // Executions end with their connection, and nobody will tell how.
-    for (const auto& [id, execution] : executions_) {
-      std::lock_guard one(execution->mutex);
-      if (!execution->code) execution->code = 255;
-      eventfd_write(execution->wake.get(), 1);
-    }
-    if (!watcher_.joinable()) watcher_ = std::thread([this] { WatchOrphans(); });
+    for (const auto& [id, container] : containers_) all.push_back(container);
   }
-  eventfd_write(watch_wake_.get(), 1);
-  // This is a thread of the old client, which must not be destroyed from within: another one replaces it.
-  std::thread([this] {
-    std::shared_ptr<monitor::Client> old;
+  monitor::Request request;
+  request.mutable_list();
+  absl::StatusOr<monitor::Answer> answer = Call(request);
+  if (!answer.ok()) return;  // it was lost again, and so will be this
+  std::map<std::string, const monitor::Entry*> entries;
+  for (const monitor::Entry& entry : answer->reply.entries()) entries[entry.id()] = &entry;
+  for (const auto& container : all) {
     {
-      std::unique_lock lock(client_mutex_);
-      old = std::move(client_);
+      std::lock_guard lock(container->mutex);
+      if (container->state == ProcessState::kExited) continue;
     }
-    if (!closing_) Connect().IgnoreError();  // else every call tells that the monitor is gone
-  }).detach();
-}
-
-void LeanRuntime::WatchOrphans() {
-  while (!closing_) {
-    std::vector<std::shared_ptr<Container>> now;
-    {
-      std::lock_guard lock(orphans_mutex_);
-      now = orphans_;
+    auto entry = entries.find(container->id);
+    monitor::Exit exit;
+    if (entry == entries.end()) {
+      cgroups_->KillAll(container->cgroup_path, kKillPatienceMs).IgnoreError();
+      exit.set_code(255);
+      exit.set_finished_at_ns(system_clock::now().time_since_epoch() / std::chrono::nanoseconds(1));
+      exit.set_unknown("its monitor and the monitor's keeper died at once");
+    } else if (entry->second->has_exit()) {
+      exit = entry->second->exit();
+    } else {
+      continue;
     }
-    std::vector<pollfd> polls{{watch_wake_.get(), POLLIN, 0}};
-    for (const auto& container : now) polls.push_back({container->process.pidfd.get(), POLLIN, 0});
-    if (poll(polls.data(), polls.size(), -1) < 0) continue;
-    if (polls[0].revents) {
-      eventfd_t ignored;
-      eventfd_read(watch_wake_.get(), &ignored);
-    }
-    for (size_t i = 0; i < now.size(); ++i) {
-      if (!polls[i + 1].revents) continue;
-      std::optional<int> status = ExitStatusFromPidfd(now[i]->process.pidfd.get());
-      int code = !status ? 255 : WIFSIGNALED(*status) ? 128 + WTERMSIG(*status) : WEXITSTATUS(*status);
-      Finish(now[i]->id, code, system_clock::now(),
-             status
-                 ? ""
-                 : "the monitor had died before the container, and the kernel does not tell its exit code");
-      std::lock_guard lock(orphans_mutex_);
-      std::erase(orphans_, now[i]);
-    }
+    exit.set_id(container->id);
+    Finish(exit);
   }
 }
 
-ExitInfo LeanRuntime::Explain(const Container& container, int code, system_clock::time_point when) const {
+ExitInfo LeanRuntime::Explain(const Container& container, const monitor::Exit& exit) const {
   ExitInfo info;
-  info.exit_code = code;
-  info.finished_at = when;
+  info.exit_code = exit.code();
+  info.finished_at = system_clock::time_point(std::chrono::nanoseconds(exit.finished_at_ns()));
   absl::StatusOr<CgroupStats> stats = cgroups_->Stats(container.cgroup_path);
   info.oom_killed = stats.ok() && stats->oom_kills > 0;
-  info.reason = info.oom_killed ? "OOMKilled" : code == 0 ? "Completed" : "Error";
+  info.reason = !exit.unknown().empty() ? "Unknown"
+                : info.oom_killed       ? "OOMKilled"
+                : exit.code() == 0      ? "Completed"
+                                        : "Error";
+  info.message = exit.unknown();
   return info;
 }
 
-void LeanRuntime::Finish(const std::string& id, int code, system_clock::time_point when,
-                         const std::string& unknown) {
+void LeanRuntime::Finish(const monitor::Exit& exit) {
   std::shared_ptr<Container> container;
   {
     std::shared_lock lock(mutex_);
-    if (auto execution = executions_.find(id); execution != executions_.end()) {
+    if (auto execution = executions_.find(exit.id()); execution != executions_.end()) {
       std::lock_guard one(execution->second->mutex);
-      execution->second->code = code;
+      execution->second->code = exit.code();
       eventfd_write(execution->second->wake.get(), 1);
       return;
     }
-    auto found = containers_.find(id);
+    auto found = containers_.find(exit.id());
     if (found == containers_.end()) return;
     container = found->second;
   }
-  ExitInfo info = Explain(*container, code, when);
-  if (!unknown.empty()) {
-    info.reason = "Unknown";
-    info.message = unknown;
-  }
+  ExitInfo info = Explain(*container, exit);
   {
     std::lock_guard lock(container->mutex);
     if (container->state == ProcessState::kExited) return;
@@ -350,7 +379,7 @@ void LeanRuntime::Finish(const std::string& id, int code, system_clock::time_poi
     container->exit = info;
   }
   container->exited.notify_all();
-  on_exit_(id, info);
+  on_exit_(exit.id(), info);
 }
 
 absl::StatusOr<std::vector<Fd>> LeanRuntime::MakeNamespaces(
@@ -386,7 +415,8 @@ absl::Status LeanRuntime::Pin(const std::string& sandbox, const char* kind, cons
 }
 
 void LeanRuntime::Unpin(const std::string& sandbox) {
-  for (const char* kind : {"net", "ipc", "uts"}) UnbindNamespace(Cat(NsDir(sandbox), "/", kind)).IgnoreError();
+  for (const char* kind : {"net", "ipc", "uts"})
+    UnbindNamespace(Cat(NsDir(sandbox), "/", kind)).IgnoreError();
   RemoveTree(NsDir(sandbox)).IgnoreError();
 }
 
@@ -532,9 +562,9 @@ absl::StatusOr<ContainerInfo> LeanRuntime::CreateContainer(const ContainerSpec& 
   create->set_stdin_open(spec.stdin_open);
   std::vector<int> fds = Numbers(prepared.fds);
   if (log.valid()) fds.push_back(log.get());
+  absl::Cleanup forget = [&] { Forget(spec.id).IgnoreError(); };
   absl::StatusOr<monitor::Answer> answer = Call(request, fds);
   if (!answer.ok()) return ChildError(Annotate(answer.status(), "build the container"));
-  absl::Cleanup forget = [&] { Forget(spec.id).IgnoreError(); };
   ASSIGN_OR_RETURN(container->process, OpenPid(answer->reply.pid()));
   container->build_ms = Since(begin);
   ContainerInfo info{container->process.pid, prepared.user};
@@ -671,6 +701,9 @@ absl::StatusOr<ExecResult> LeanRuntime::ExecSync(const std::string& id, const Ex
         result.exit_code = *execution->code;
         break;
       }
+      if (execution->lost)
+        return absl::UnavailableError(
+            Cat("command `", request.args[0], "` was ended: the monitor that ran it died"));
     }
     int wait = -1;
     if (request.timeout.count() > 0) {
@@ -787,9 +820,7 @@ absl::StatusOr<std::map<std::string, ContainerState>> LeanRuntime::Recover(const
     container->state = entry.started() ? ProcessState::kRunning : ProcessState::kCreated;
     if (entry.has_exit()) {
       container->state = ProcessState::kExited;
-      container->exit =
-          Explain(*container, entry.exit().code(),
-                  system_clock::time_point(std::chrono::nanoseconds(entry.exit().finished_at_ns())));
+      container->exit = Explain(*container, entry.exit());
     } else {
       absl::StatusOr<PidRef> process = OpenPid(entry.pid(), entry.start_time());
       // Where it has ended since, its exit is told when exits are delivered.
@@ -816,9 +847,9 @@ absl::StatusOr<std::map<std::string, ContainerState>> LeanRuntime::Recover(const
     if (!ours.contains(id)) Unpin(id);
   RETURN_IF_ERROR(network_->RemoveOrphans());
 
-  recovered_ = true;
   {
-    std::shared_lock lock(client_mutex_);
+    std::lock_guard lock(link_mutex_);
+    recovered_ = true;
     if (client_) client_->Deliver();
   }
   // Nothing is wired ahead before what lives has been adopted.

@@ -119,7 +119,7 @@ TEST(PidRefTest, ExitIsSeenAndGoneIsSuccess) {
   ASSERT_EQ(waitpid(pid, &status, 0), pid);
   EXPECT_TRUE(HasExited(*ref));
   EXPECT_TRUE(SendSignal(*ref, SIGKILL).ok());
-  if (std::optional<int> told = ExitStatusFromPidfd(ref->pidfd.get())) {
+  if (std::optional<int> told = ExitStatus(ref->pid, ref->pidfd.get())) {
     EXPECT_EQ(*told, status);
   }
   EXPECT_TRUE(absl::IsNotFound(OpenPid(pid).status()));

@@ -11,7 +11,9 @@
 #include <cstdio>
 #include <cstring>
 #include <string>
+#include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "runtime/base/status.h"
@@ -30,9 +32,8 @@ struct PidfdInfo {
 constexpr uint64_t kPidfdInfoExit = 1ULL << 3;
 constexpr unsigned long kPidfdGetInfo = _IOWR(0xFF, 11, PidfdInfo);
 
-}  // namespace
-
-absl::StatusOr<uint64_t> StartTime(pid_t pid) {
+// Fields 3 and on of /proc/PID/stat (proc(5)), 50 of them.
+absl::StatusOr<std::vector<std::string>> StatFields(pid_t pid) {
   char path[64];
   snprintf(path, sizeof path, "/proc/%d/stat", pid);
   Fd fd(open(path, O_RDONLY | O_CLOEXEC));
@@ -42,12 +43,26 @@ absl::StatusOr<uint64_t> StartTime(pid_t pid) {
   text[n] = 0;
   // The second field, the program's name, may hold anything; what follows its last parenthesis may not.
   const char* rest = strrchr(text, ')');
-  if (rest == nullptr) return absl::InternalError(Cat("cannot parse `", path, "`"));
-  std::vector<std::string> fields = absl::StrSplit(rest + 2, ' ');
+  std::vector<std::string> fields;
+  if (rest != nullptr) fields = absl::StrSplit(absl::StripTrailingAsciiWhitespace(rest + 2), ' ');
+  if (fields.size() < 50) return absl::InternalError(Cat("cannot parse `", path, "`"));
+  return fields;
+}
+
+}  // namespace
+
+absl::StatusOr<uint64_t> StartTime(pid_t pid) {
+  ASSIGN_OR_RETURN(std::vector<std::string> fields, StatFields(pid));
   uint64_t ticks;
-  if (fields.size() < 20 || !absl::SimpleAtoi(fields[19], &ticks))
-    return absl::InternalError(Cat("cannot parse `", path, "`"));
+  if (!absl::SimpleAtoi(fields[19], &ticks))
+    return absl::InternalError(Cat("cannot parse the start time of process ", pid));
   return ticks;
+}
+
+pid_t ParentOf(pid_t pid) {
+  absl::StatusOr<std::vector<std::string>> fields = StatFields(pid);
+  pid_t parent;
+  return fields.ok() && absl::SimpleAtoi((*fields)[1], &parent) ? parent : 0;
 }
 
 absl::StatusOr<PidRef> OpenPid(pid_t pid) {
@@ -78,7 +93,15 @@ bool HasExited(const PidRef& process) {
   return poll(&p, 1, 0) == 1;
 }
 
-std::optional<int> ExitStatusFromPidfd(int pidfd) {
+std::optional<int> ExitStatus(pid_t pid, int pidfd) {
+  // While a signal can be sent the process is not reaped, and its number is its own.
+  auto unreaped = [&] { return syscall(SYS_pidfd_send_signal, pidfd, 0, nullptr, 0) == 0; };
+  if (unreaped()) {
+    absl::StatusOr<std::vector<std::string>> fields = StatFields(pid);
+    int code;
+    if (fields.ok() && (*fields)[0] == "Z" && absl::SimpleAtoi((*fields)[49], &code) && unreaped())
+      return code;
+  }
   PidfdInfo info{};
   info.mask = kPidfdInfoExit;
   if (ioctl(pidfd, kPidfdGetInfo, &info) < 0 || !(info.mask & kPidfdInfoExit)) return std::nullopt;

@@ -29,14 +29,18 @@ absl::StatusOr<PidRef> OpenPid(pid_t pid, uint64_t start_time);
 // Start time of `pid`, from /proc. NOT_FOUND where there is no such process.
 absl::StatusOr<uint64_t> StartTime(pid_t pid);
 
+// Parent of `pid` (field 4 of /proc/PID/stat); 0 where there is no such process.
+pid_t ParentOf(pid_t pid);
+
 // Sends `signal` through the pidfd (pidfd_send_signal(2)). A process that is gone is OK: gone is success.
 absl::Status SendSignal(const PidRef& process, int signal);
 
 // True once the process has exited (the pidfd polls readable).
 bool HasExited(const PidRef& process);
 
-// The wait status (as wait(2) gives it) of an exited process through PIDFD_GET_INFO (Linux 6.15), also after
-// somebody else has reaped it. Empty where it runs still or the kernel can't tell.
-std::optional<int> ExitStatusFromPidfd(int pidfd);
+// The wait status (as wait(2) gives it) of an exited process that is another's child: from /proc/PID/stat
+// until it is reaped, after that through PIDFD_GET_INFO (Linux 6.15). Empty where it runs still or the kernel
+// can't tell.
+std::optional<int> ExitStatus(pid_t pid, int pidfd);
 
 }  // namespace sock

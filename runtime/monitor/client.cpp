@@ -1,10 +1,14 @@
 #include "runtime/monitor/client.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include <atomic>
 
 #include "runtime/base/channel.h"
 #include "runtime/base/status.h"
@@ -18,8 +22,8 @@ namespace {
 absl::Status Spawn(const std::string& socket_path, const std::string& program) {
   ASSIGN_OR_RETURN(Fd listener, ListenChannel(socket_path));
   ASSIGN_OR_RETURN(Pipe failed, MakePipe());
-  std::string number = Cat(3);
-  char* argv[] = {const_cast<char*>(program.c_str()), const_cast<char*>(number.c_str()), nullptr};
+  char keep[] = "keep", number[] = "3";
+  char* argv[] = {const_cast<char*>(program.c_str()), keep, number, nullptr};
   pid_t child = fork();
   if (child < 0) return ErrnoStatus(errno, "fork the monitor");
   if (child == 0) {
@@ -49,24 +53,54 @@ absl::Status Spawn(const std::string& socket_path, const std::string& program) {
 
 }  // namespace
 
+std::string ProgramIdentity(const std::string& path) {
+  struct stat info;
+  if (stat(path.c_str(), &info) < 0) return "";
+  return Cat(info.st_dev, ":", info.st_ino, ":", info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec);
+}
+
 absl::StatusOr<std::unique_ptr<Client>> Client::Open(const std::string& socket_path,
                                                      const std::string& program,
-                                                     std::function<void(const Exit&)> on_exit,
-                                                     std::function<void()> on_lost) {
-  auto socket = ConnectChannel(socket_path);
-  if (!socket.ok()) {
-    RETURN_IF_ERROR_AS(Spawn(socket_path, program), "start the monitor");
-    socket = ConnectChannel(socket_path);
-    if (!socket.ok()) return socket.status();
+                                                     const std::function<void(const Exit&)>& on_exit,
+                                                     const std::function<void()>& on_lost) {
+  absl::Status last;
+  // One that ends or is upgraded just now is tried again; a program that never speaks is given up.
+  for (int attempt = 0; attempt < 20; ++attempt) {
+    if (attempt > 2) poll(nullptr, 0, 50);
+    auto socket = ConnectChannel(socket_path);
+    if (!socket.ok()) {
+      RETURN_IF_ERROR_AS(Spawn(socket_path, program), "start the monitor");
+      socket = ConnectChannel(socket_path);
+    }
+    if (!socket.ok()) {
+      last = socket.status();
+      continue;
+    }
+    // `on_lost` is for one that was known to live.
+    auto greeted = std::make_shared<std::atomic<bool>>(false);
+    std::unique_ptr<Client> client(new Client(*std::move(socket), on_exit, [greeted, on_lost] {
+      if (*greeted && on_lost) on_lost();
+    }));
+    Request request;
+    request.mutable_hello()->set_version(kVersion);
+    absl::StatusOr<Answer> answer = client->Call(request);
+    if (!answer.ok()) {
+      last = Annotate(answer.status(), "greet the monitor");
+      continue;
+    }
+    std::string wanted = ProgramIdentity(program);
+    if (answer->reply.version() == kVersion && (wanted.empty() || answer->reply.program() == wanted)) {
+      *greeted = true;
+      if (!client->lost()) return client;
+      last = absl::UnavailableError("the monitor is gone");
+      continue;
+    }
+    last = absl::FailedPreconditionError(Cat("the running monitor speaks version ", answer->reply.version(),
+                                             ", this daemon ", kVersion, ", and it does not upgrade"));
+    request.mutable_upgrade();
+    client->Call(request).status().IgnoreError();
   }
-  std::unique_ptr<Client> client(new Client(*std::move(socket), std::move(on_exit), std::move(on_lost)));
-  Request hello;
-  hello.mutable_hello()->set_version(kVersion);
-  ASSIGN_OR_RETURN_AS(Answer answer, client->Call(hello), "greet the monitor");
-  if (answer.reply.version() != kVersion)
-    return absl::FailedPreconditionError(
-        Cat("the running monitor speaks version ", answer.reply.version(), ", this daemon ", kVersion));
-  return client;
+  return last;
 }
 
 Client::Client(Fd socket, std::function<void(const Exit&)> on_exit, std::function<void()> on_lost)
@@ -119,6 +153,11 @@ absl::StatusOr<Answer> Client::Call(Request request, std::span<const int> fds) {
     status.SetPayload(url, payload);
   });
   return status;
+}
+
+bool Client::lost() {
+  std::lock_guard lock(mutex_);
+  return lost_;
 }
 
 void Client::Deliver() {

@@ -19,7 +19,10 @@
 
 namespace sock::runtime::monitor {
 
-inline constexpr uint32_t kVersion = 1;
+inline constexpr uint32_t kVersion = 2;
+
+// Tells a program from another that took its path: device, inode and time of change. "" if it is not there.
+std::string ProgramIdentity(const std::string& path);
 
 struct Answer {
   Reply reply;
@@ -28,18 +31,21 @@ struct Answer {
 
 class Client {
  public:
-  // Connects to the monitor at `socket_path`, starting `program` (its only argument: the socket's path) where
-  // nobody listens. `on_exit` is called from a thread of the client once Deliver was called; `on_lost` once
-  // when the monitor is gone, from the same thread.
+  // Connects to the monitor at `socket_path`, starting `program` where nobody listens, and upgrading the one
+  // that runs where it came from another program. `on_exit` is called from a thread of the client once
+  // Deliver was called; `on_lost` once when the monitor is gone, from the same thread.
   static absl::StatusOr<std::unique_ptr<Client>> Open(const std::string& socket_path,
                                                       const std::string& program,
-                                                      std::function<void(const Exit&)> on_exit,
-                                                      std::function<void()> on_lost);
+                                                      const std::function<void(const Exit&)>& on_exit,
+                                                      const std::function<void()>& on_lost);
   ~Client();
 
   // Sends a request (its serial is set here) and waits for the answer; the monitor's error where it failed.
   // `fds` stay the caller's. UNAVAILABLE: the monitor is gone. From any thread.
   absl::StatusOr<Answer> Call(Request request, std::span<const int> fds = {});
+
+  // True once the monitor is gone: no call will be answered any more.
+  bool lost();
 
   // Exits that came are held back until now.
   void Deliver();

@@ -127,7 +127,8 @@ struct Source {
 
 class Reader {
  public:
-  explicit Reader(int channel) : channel_(channel), epoll_(epoll_create1(EPOLL_CLOEXEC)) {}
+  Reader(int channel, pid_t keeper)
+      : channel_(channel), keeper_(keeper), monitor_(getppid()), epoll_(epoll_create1(EPOLL_CLOEXEC)) {}
 
   void Run() {
     Watch(channel_);
@@ -142,6 +143,10 @@ class Reader {
           if (!Command()) {
             open = false;
             epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, channel_, nullptr);
+            if (!finish_ && SomebodyGoesOn()) {
+              HandOver();
+              break;
+            }
           }
         } else if (auto it = sources_.find(fd); it != sources_.end()) {
           Read(it, buffer);
@@ -174,6 +179,18 @@ class Reader {
     }
   }
 
+  bool SomebodyGoesOn() const { return getppid() == monitor_ || getppid() == keeper_; }
+
+  // What was read goes to the logs; what lies in the pipes is the next writer's.
+  void HandOver() {
+    for (auto& [fd, source] : sources_) {
+      std::string text;
+      source.cutter.Finish(NowNs(), text);
+      if (!text.empty()) writer_.Put(source.log, std::move(text));
+    }
+    sources_.clear();
+  }
+
   bool Command() {
     absl::StatusOr<Message> message = RecvMessage(channel_);
     LogCommand command;
@@ -198,13 +215,17 @@ class Reader {
         it->second->reopened = std::move(fds[0]);
         it->second->has_reopened = true;
       }
+    } else if (command.kind() == LogCommand::FINISH) {
+      finish_ = true;
     } else if (command.kind() == LogCommand::REMOVE) {
       logs_.erase(command.id());  // its sources hold it until their end
     }
     return true;
   }
 
-  int channel_;
+  const int channel_;
+  const pid_t keeper_, monitor_;
+  bool finish_ = false;
   Fd epoll_;
   std::map<int, Source> sources_;
   std::map<std::string, std::shared_ptr<Log>> logs_;
@@ -249,13 +270,13 @@ void LineCutter::Finish(int64_t now_ns, std::string& log) {
   pending_.clear();
 }
 
-void RunLogger(int channel) {
+void RunLogger(int channel, pid_t keeper) {
   prctl(PR_SET_NAME, "sock-logger");
   for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGPIPE}) ::signal(signal, SIG_IGN);
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
-  Reader(channel).Run();
+  Reader(channel, keeper).Run();
   _exit(0);
 }
 

@@ -25,8 +25,11 @@ class LineCutter {
   std::string stream_, pending_;
 };
 
-// Serves LogCommands from `channel` until its end and that of all pipes. Never blocks on a log's disk while
-// it reads pipes: what exceeds the queue is dropped and counted in a line of the log.
-[[noreturn]] void RunLogger(int channel);
+// Serves LogCommands from `channel`. Never blocks on a log's disk while it reads pipes: what exceeds the
+// queue is dropped and counted in a line of the log. After FINISH it reads all pipes to their end. When the
+// channel ends without it, the monitor has died, and the next one's log writer reads on: this one writes what
+// it has read and ends; but where neither the monitor's process nor the `keeper` lives on it reads to the
+// end, since nobody else will.
+[[noreturn]] void RunLogger(int channel, pid_t keeper);
 
 }  // namespace sock::runtime::monitor

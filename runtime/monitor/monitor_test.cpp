@@ -8,7 +8,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <climits>
 #include <condition_variable>
+#include <filesystem>
 #include <map>
 #include <mutex>
 
@@ -62,7 +64,7 @@ class MonitorTest : public ::testing::Test {
 
   void Connect() {
     auto client = Client::Open(
-        directory_ + "/monitor.sock", MONITOR_PROGRAM,
+        directory_ + "/monitor.sock", program_,
         [this](const Exit& exit) {
           std::lock_guard lock(mutex_);
           exits_[exit.id()] = exit.code();
@@ -122,7 +124,29 @@ class MonitorTest : public ::testing::Test {
     return exits_[id];
   }
 
-  std::string directory_;
+  // Kills it, waits for its end and connects to the one that takes its place.
+  void KillMonitor(const PidRef& process) {
+    ASSERT_TRUE(SendSignal(process, SIGKILL).ok());
+    pollfd ended{process.pidfd.get(), POLLIN, 0};
+    ASSERT_EQ(poll(&ended, 1, 10000), 1);
+    client_.reset();
+    Connect();
+  }
+  // What the log holds once it has `count` lines.
+  std::string Lines(const std::string& id, long count) {
+    std::string log;
+    for (int i = 0; i < 2000 && std::count(log.begin(), log.end(), '\n') < count; ++i) {
+      poll(nullptr, 0, 5);
+      log = *ReadFile(directory_ + "/" + id);
+    }
+    return log;
+  }
+  void WriteFifo(const std::string& path) {
+    Fd go(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+    ASSERT_EQ(write(go.get(), "x\n", 2), 2);
+  }
+
+  std::string directory_, program_ = MONITOR_PROGRAM;
   PidRef monitor_;
   std::unique_ptr<Client> client_;
   std::mutex mutex_;
@@ -210,17 +234,9 @@ TEST_F(MonitorTest, ExecJoinsThePidNamespaceAndGivesItsOutput) {
 TEST_F(MonitorTest, AKilledLogWriterIsReplacedAndLosesNothingAfterwards) {
   std::string fifo = directory_ + "/fifo";
   ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
-  auto lines = [&](long count) {
-    std::string log;
-    for (int i = 0; i < 1000 && std::count(log.begin(), log.end(), '\n') < count; ++i) {
-      poll(nullptr, 0, 5);
-      log = *ReadFile(directory_ + "/a");
-    }
-    return log;
-  };
   ASSERT_TRUE(MakeProcess("a", PlanFor("echo one; read x <" + fifo + "; echo two")).ok());
   ASSERT_TRUE(Start("a").ok());
-  EXPECT_THAT(lines(1), HasSubstr(" F one\n"));
+  EXPECT_THAT(Lines("a", 1), HasSubstr(" F one\n"));
   // The first child of the monitor is its log writer.
   std::string children = *ReadFile(Cat("/proc/", monitor_.pid, "/task/", monitor_.pid, "/children"));
   auto writer = OpenPid(atoi(children.c_str()));
@@ -229,10 +245,129 @@ TEST_F(MonitorTest, AKilledLogWriterIsReplacedAndLosesNothingAfterwards) {
   ASSERT_TRUE(SendSignal(*writer, SIGKILL).ok());
   pollfd ended{writer->pidfd.get(), POLLIN, 0};
   ASSERT_EQ(poll(&ended, 1, 10000), 1);
-  Fd go(open(fifo.c_str(), O_WRONLY | O_CLOEXEC));
-  ASSERT_EQ(write(go.get(), "x\n", 2), 2);
+  WriteFifo(fifo);
   EXPECT_EQ(WaitExit("a"), 0);
-  EXPECT_THAT(lines(2), HasSubstr(" F two\n"));
+  EXPECT_THAT(Lines("a", 2), HasSubstr(" F two\n"));
+}
+
+// What a death of the monitor, of its keeper and an upgrade must not change.
+class Successor : public MonitorTest {
+ protected:
+  void Prepare() {
+    fifo_ = directory_ + "/fifo";
+    ASSERT_EQ(mkfifo(fifo_.c_str(), 0600), 0);
+    Plan plan = PlanFor("printf 'one\nhal'; read x <" + fifo_ + "; echo f; exit 7");
+    plan.set_clone_flags(CLONE_NEWPID);
+    ASSERT_TRUE(MakeProcess("a", plan).ok());
+    ASSERT_TRUE(Start("a").ok());
+    ASSERT_TRUE(MakeProcess("b", PlanFor("echo b; exit 3")).ok());
+    EXPECT_THAT(Lines("a", 1), HasSubstr(" F one\n"));
+    before_ = monitor_.pid;
+  }
+  void Check() {
+    EXPECT_NE(monitor_.pid, before_);
+    Reply list = List();
+    ASSERT_EQ(list.entries_size(), 2);
+    EXPECT_TRUE(list.entries(0).started());
+    EXPECT_FALSE(list.entries(0).has_exit());
+    EXPECT_FALSE(list.entries(1).started());
+    ASSERT_TRUE(OpenPid(list.entries(0).pid(), list.entries(0).start_time()).ok());
+    // One that waits at its barrier can still be started, and made again by who did not hear of it.
+    auto again = MakeProcess("b", PlanFor(""));
+    ASSERT_TRUE(again.ok()) << again.status();
+    EXPECT_EQ(again->reply.pid(), list.entries(1).pid());
+    EXPECT_TRUE(Start("b").ok());
+    EXPECT_EQ(WaitExit("b"), 3);
+    WriteFifo(fifo_);
+    EXPECT_EQ(WaitExit("a"), 7);
+    // A line that two log writers have read is told as partial, not torn.
+    std::string log = Lines("a", 3);
+    EXPECT_THAT(log, ::testing::AnyOf(HasSubstr(" F half\n"),
+                                      ::testing::AllOf(HasSubstr(" P hal\n"), HasSubstr(" F f\n"))));
+    EXPECT_THAT(Lines("b", 1), HasSubstr(" F b\n"));
+  }
+  pid_t before_ = 0;
+  std::string fifo_;
+};
+
+TEST_F(Successor, TakesOverFromAKilledMonitor) {
+  Prepare();
+  KillMonitor(monitor_);
+  Check();
+}
+
+TEST_F(Successor, TakesOverTwice) {
+  Prepare();
+  KillMonitor(monitor_);
+  KillMonitor(monitor_);
+  Check();
+}
+
+TEST_F(Successor, TakesOverWhenTheKeeperIsKilled) {
+  Prepare();
+  auto keeper = OpenPid(ParentOf(monitor_.pid));
+  ASSERT_TRUE(keeper.ok());
+  ASSERT_EQ(*ReadFile(Cat("/proc/", keeper->pid, "/comm")), "cri-sock-keeper\n");
+  KillMonitor(*keeper);
+  EXPECT_EQ(ParentOf(monitor_.pid), before_);  // it is the keeper now
+  Check();
+}
+
+TEST_F(Successor, TellsTheExitOfAnOrphanOfBoth) {
+  Prepare();
+  KillMonitor(monitor_);  // so that the processes are the keeper's children
+  auto keeper = OpenPid(ParentOf(monitor_.pid));
+  ASSERT_TRUE(keeper.ok());
+  before_ = monitor_.pid;
+  KillMonitor(*keeper);
+  Check();
+}
+
+TEST_F(Successor, TakesOverAtAnUpgrade) {
+  client_.reset();
+  program_ = directory_ + "/program";
+  ASSERT_TRUE(std::filesystem::copy_file(MONITOR_PROGRAM, program_));
+  Connect();
+  Prepare();
+  client_.reset();
+  ASSERT_TRUE(std::filesystem::remove(program_));
+  ASSERT_TRUE(std::filesystem::copy_file(MONITOR_PROGRAM, program_));
+  pid_t keeper = ParentOf(before_);
+  Connect();
+  EXPECT_EQ(ParentOf(monitor_.pid), keeper);  // execve(2): the same process, another program
+  char target[PATH_MAX]{};
+  ASSERT_GT(readlink(Cat("/proc/", keeper, "/exe").c_str(), target, sizeof target - 1), 0);
+  EXPECT_EQ(target, program_);
+  Check();
+}
+
+TEST_F(Successor, HearsWhatEndedBetween) {
+  Prepare();
+  auto process = OpenPid(List().entries(0).pid());
+  ASSERT_TRUE(process.ok());
+  // Stopped, the monitor notes nothing: the keeper is the one that does.
+  ASSERT_TRUE(SendSignal(monitor_, SIGSTOP).ok());
+  ASSERT_TRUE(SendSignal(*process, SIGKILL).ok());
+  KillMonitor(monitor_);
+  Reply list = List();
+  for (int i = 0; i < 1000 && !(list = List()).entries(0).has_exit(); ++i) poll(nullptr, 0, 5);
+  EXPECT_EQ(list.entries(0).exit().code(), 128 + SIGKILL);
+  EXPECT_EQ(list.entries(0).exit().unknown(), "");
+}
+
+TEST_F(Successor, EndsTheExecutionsOfTheDead) {
+  Plan plan = PlanFor("exec sleep 600");
+  Request exec;
+  exec.mutable_exec()->set_id("x");
+  exec.mutable_exec()->set_plan(plan.SerializeAsString());
+  auto answer = client_->Call(exec);
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  auto process = OpenPid(answer->reply.pid());
+  ASSERT_TRUE(process.ok());
+  KillMonitor(monitor_);
+  pollfd ended{process->pidfd.get(), POLLIN, 0};
+  EXPECT_EQ(poll(&ended, 1, 10000), 1);
+  EXPECT_EQ(List().entries_size(), 0);
 }
 
 }  // namespace

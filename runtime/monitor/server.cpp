@@ -63,12 +63,28 @@ absl::Status FromReport(const Report& report) {
   return result;
 }
 
+int64_t NowNs() {
+  timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+constexpr char kLogWriter[] = "/log-writer";  // no id of a container
+
+Kept DescribeLogWriter(pid_t pid) {
+  Kept kept;
+  kept.set_id(kLogWriter);
+  kept.set_log_writer(true);
+  kept.set_pid(pid);
+  return kept;
+}
+
 void SendPidfdSignal(int pidfd, int signal) { syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0); }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Server>> Server::Open(Fd listener) {
-  std::unique_ptr<Server> server(new Server(std::move(listener)));
+absl::StatusOr<std::unique_ptr<Server>> Server::Open(std::string program, Fd listener, Fd keeper) {
+  std::unique_ptr<Server> server(new Server(std::move(program), std::move(listener), std::move(keeper)));
   RETURN_IF_ERROR(server->Start());
   return server;
 }
@@ -85,7 +101,11 @@ absl::Status Server::Start() {
   if (!signals_.valid() || !epoll_.valid()) return ErrnoStatus(errno, "make signalfd and epoll");
   ASSIGN_OR_RETURN(pid_ns_, OpenPath("/proc/self/ns/pid", O_RDONLY));
   ASSIGN_OR_RETURN(null_, OpenPath("/dev/null", O_RDWR));
+  ASSIGN_OR_RETURN(Holdings holdings, ReceiveHoldings());
+  Adopt(std::move(holdings));
   RETURN_IF_ERROR(StartLogger());
+  for (const auto& [id, process] : processes_) AddToLogger(*process);
+  Watch(keeper_.get(), [this] { OnKeeper(); });
   Watch(listener_.get(), [this] { OnListener(); });
   Watch(signals_.get(), [this] {
     signalfd_siginfo info;
@@ -109,7 +129,149 @@ void Server::Run() {
       handler();
     }
   }
-  // The log writer ends by itself, once all is written.
+  LogCommand finish;  // the log writer ends by itself, once all is written
+  finish.set_kind(LogCommand::FINISH);
+  SendMessage(logger_.get(), finish.SerializeAsString()).IgnoreError();
+}
+
+absl::StatusOr<Holdings> Server::ReceiveHoldings() {
+  Holdings holdings;
+  while (true) {
+    ASSIGN_OR_RETURN_AS(Message message, RecvMessage(keeper_.get()), "take over from the keeper");
+    KeeperMessage said;
+    if (!said.ParseFromString(message.data)) return absl::DataLossError("the keeper's word can't be read");
+    if (said.has_complete()) return holdings;
+    if (said.has_keep())
+      RETURN_IF_ERROR(TakeKept(std::move(*said.mutable_keep()), std::move(message.fds), holdings));
+  }
+}
+
+void Server::Adopt(Holdings holdings) {
+  had_daemon_ = !holdings.empty();
+  for (auto& [id, held] : holdings) {
+    const Kept& kept = held.kept;
+    if (kept.log_writer()) {
+      // It stops reading once its monitor is gone, so that no line is torn between the two. A log that can't
+      // be written holds it up: then order is lost, not a line.
+      pollfd ended{held.fds[Kept::PIDFD].get(), POLLIN, 0};
+      poll(&ended, 1, 1000);
+      ForgetKept(id);
+      continue;
+    }
+    auto process = std::make_unique<Process>();
+    process->id = id;
+    process->sandbox_id = kept.sandbox_id();
+    process->plan = kept.plan();
+    process->pid = kept.pid();
+    process->adopted = process->at_barrier = true;
+    process->is_exec = kept.exec();
+    process->is_init = kept.init();
+    process->terminal = kept.terminal();
+    process->started = kept.started();
+    process->acknowledged = kept.acknowledged();
+    process->pidfd = std::move(held.fds[Kept::PIDFD]);
+    process->barrier = std::move(held.fds[Kept::BARRIER]);
+    process->out = std::move(held.fds[Kept::OUT]);
+    process->err = std::move(held.fds[Kept::ERR]);
+    process->log = std::move(held.fds[Kept::LOG]);
+    process->input = std::move(held.fds[Kept::INPUT]);
+    if (kept.has_exit()) {
+      process->ended = true;
+      process->exit = kept.exit();
+    }
+    if (process->barrier.valid() && !process->ended)
+      Watch(process->barrier.get(), [this, id = id] { OnBarrier(id); });
+    else
+      process->barrier.Reset();
+    Process& adopted = *(processes_[id] = std::move(process));
+    if (adopted.is_exec)
+      RemoveProcess(id);  // whom it answered to heard that the monitor is gone
+    else if (!adopted.ended)
+      WatchAdopted(adopted);
+  }
+}
+
+// The keeper tells the exits of its own children. Of others (theirs died with an earlier keeper) the kernel
+// may tell, else it can't be known.
+void Server::WatchAdopted(const Process& process) {
+  if (ParentOf(process.pid) == getppid()) return;
+  Watch(process.pidfd.get(), [this, id = process.id] {
+    auto it = processes_.find(id);
+    if (it == processes_.end()) return;
+    Process& process = *it->second;
+    Forget(process.pidfd.get());
+    if (process.ended) return;
+    std::optional<int> status = ExitStatus(process.pid, process.pidfd.get());
+    if (!status) process.exit.set_unknown("its monitor and keeper had died, and the kernel does not tell");
+    NoteExit(process,
+             !status                ? 255
+             : WIFSIGNALED(*status) ? 128 + WTERMSIG(*status)
+                                    : WEXITSTATUS(*status),
+             NowNs());
+    TellExit(process.id);
+  });
+}
+
+void Server::OnKeeper() {
+  absl::StatusOr<Message> message = RecvMessage(keeper_.get());
+  KeeperMessage said;
+  if (!message.ok() || !said.ParseFromString(message->data)) ReplaceKeeper();
+  auto it = processes_.find(said.keep().id());
+  if (it == processes_.end() || it->second->ended || !said.keep().has_exit()) return;
+  NoteExit(*it->second, said.keep().exit().code(), said.keep().exit().finished_at_ns());
+  TellExit(said.keep().id());
+}
+
+Kept Server::Describe(const Process& process) {
+  Kept kept;
+  kept.set_id(process.id);
+  kept.set_sandbox_id(process.sandbox_id);
+  kept.set_pid(process.pid);
+  kept.set_plan(process.plan);
+  kept.set_exec(process.is_exec);
+  kept.set_init(process.is_init);
+  kept.set_terminal(process.terminal);
+  kept.set_started(process.started);
+  kept.set_acknowledged(process.acknowledged);
+  if (process.ended) *kept.mutable_exit() = process.exit;
+  return kept;
+}
+
+std::vector<std::pair<Kept::Descriptor, Fd*>> Server::Descriptors(Process& process) {
+  std::vector<std::pair<Kept::Descriptor, Fd*>> all{
+      {Kept::PIDFD, &process.pidfd}, {Kept::BARRIER, &process.barrier}, {Kept::OUT, &process.out},
+      {Kept::ERR, &process.err},     {Kept::LOG, &process.log},         {Kept::INPUT, &process.input}};
+  std::erase_if(all, [](const auto& one) { return !one.second->valid(); });
+  return all;
+}
+
+// The keeper is gone: this process, parent of all that was started since, takes its place.
+void Server::ReplaceKeeper() {
+  Holdings holdings;
+  for (auto& [id, process] : processes_) {
+    Held& held = holdings[id];
+    held.kept = Describe(*process);
+    for (auto [kind, fd] : Descriptors(*process)) held.fds[kind] = std::move(*fd);
+  }
+  Held& writer = holdings[kLogWriter];
+  writer.kept = DescribeLogWriter(logger_pid_);
+  writer.fds[Kept::PIDFD] = std::move(logger_pidfd_);
+  BecomeKeeper(program_, listener_, holdings).IgnoreError();
+  _exit(1);
+}
+
+void Server::Keep(Process& process) {
+  std::map<Kept::Descriptor, int> fds;
+  for (auto [kind, fd] : Descriptors(process)) fds[kind] = fd->get();
+  SendKept(keeper_.get(), Describe(process), fds).IgnoreError();  // where it is gone, OnKeeper sees to it
+}
+
+void Server::KeepChange(const Kept& change) { SendKept(keeper_.get(), change, {}).IgnoreError(); }
+
+void Server::ForgetKept(const std::string& id) {
+  KeeperMessage message;
+  message.set_forget(id);
+  SendMessage(keeper_.get(), message.SerializeAsString()).IgnoreError();
 }
 
 void Server::Watch(int fd, std::function<void()> handler) {
@@ -241,14 +403,17 @@ void Server::Handle(const Request& request, std::vector<Fd> fds) {
         int fd = fds[0].get();
         status = SendMessage(logger_.get(), command.SerializeAsString(), {&fd, 1});
         it->second->log = std::move(fds[0]);
+        Keep(*it->second);
       }
       break;
     case Request::kRemove:
       RemoveProcess(request.remove().id());
       break;
     case Request::kAcknowledge:
-      if (auto it = processes_.find(request.acknowledge().id()); it != processes_.end())
+      if (auto it = processes_.find(request.acknowledge().id()); it != processes_.end()) {
         it->second->acknowledged = true;
+        Keep(*it->second);
+      }
       break;
     case Request::kList:
       return Answer(serial, absl::OkStatus(), ListProcesses());
@@ -256,8 +421,11 @@ void Server::Handle(const Request& request, std::vector<Fd> fds) {
       Reply reply;
       reply.set_version(kVersion);
       reply.set_pid(getpid());
+      reply.set_program(identity_);
       return Answer(serial, absl::OkStatus(), std::move(reply));
     }
+    case Request::kUpgrade:
+      _exit(kUpgradeStatus);  // the keeper holds all, and goes on
     default:
       status = absl::UnimplementedError("the monitor doesn't know this operation");
   }
@@ -281,6 +449,9 @@ absl::StatusOr<pid_t> Server::Clone(uint64_t flags, int cgroup, Fd* pidfd) {
 }
 
 absl::Status Server::Namespaces(const CreateNamespaces& request, uint64_t serial) {
+  // Asked for once more by who did not hear the answer of an earlier monitor.
+  if (auto it = processes_.find(request.id()); it != processes_.end() && it->second->adopted)
+    RemoveProcess(request.id());
   if (request.pid() && processes_.contains(request.id()))
     return absl::AlreadyExistsError(Cat("process `", request.id(), "` exists"));
   ASSIGN_OR_RETURN(ChannelPair channel, MakeChannel());
@@ -309,7 +480,7 @@ absl::Status Server::Namespaces(const CreateNamespaces& request, uint64_t serial
       process->pidfd = std::move(*kept);
       process->is_init = process->started = true;
       by_pid_[pid] = id;
-      processes_[id] = std::move(process);
+      Keep(*(processes_[id] = std::move(process)));
       from.mutable_reply()->set_pid(pid);
     }
     Send(from, std::move(message->fds));
@@ -338,8 +509,15 @@ absl::StatusOr<Server::Stdio> Server::MakeStdio(bool terminal, bool input) {
 }
 
 absl::Status Server::MakeProcess(const Create& request, bool is_exec, uint64_t serial, std::vector<Fd> fds) {
-  if (processes_.contains(request.id()))
-    return absl::AlreadyExistsError(Cat("process `", request.id(), "` exists"));
+  if (auto it = processes_.find(request.id()); it != processes_.end()) {
+    // Asked for once more by who did not hear the answer of an earlier monitor.
+    if (!it->second->adopted || is_exec || it->second->started || it->second->ended)
+      return absl::AlreadyExistsError(Cat("process `", request.id(), "` exists"));
+    Reply reply;
+    reply.set_pid(it->second->pid);
+    Answer(serial, absl::OkStatus(), std::move(reply));
+    return absl::OkStatus();
+  }
   Plan plan;
   if (!plan.ParseFromString(request.plan())) return absl::InvalidArgumentError("the plan can't be read");
   auto process = std::make_unique<Process>();
@@ -386,7 +564,8 @@ absl::Status Server::MakeProcess(const Create& request, bool is_exec, uint64_t s
   fcntl(process->barrier.get(), F_SETFL, O_NONBLOCK);
   Watch(process->barrier.get(), [this, id = request.id()] { OnBarrier(id); });
   by_pid_[*pid] = request.id();
-  processes_[request.id()] = std::move(process);
+  Process& made = *(processes_[request.id()] = std::move(process));
+  if (is_exec) Keep(made);  // so that it does not outlive this monitor
   return absl::OkStatus();
 }
 
@@ -394,10 +573,22 @@ absl::Status Server::StartProcess(const std::string& id, uint64_t serial) {
   auto it = processes_.find(id);
   if (it == processes_.end()) return absl::NotFoundError(Cat("no process `", id, "`"));
   Process& process = *it->second;
-  if (process.ended || process.started || !process.at_barrier)
+  if (process.adopted && process.started && (process.ended || !process.barrier.valid())) {
+    Reply reply;  // asked for once more by who did not hear the answer of an earlier monitor
+    reply.set_pid(process.pid);
+    Answer(serial, absl::OkStatus(), std::move(reply));
+    return absl::OkStatus();
+  }
+  if (process.ended || (process.started && !process.adopted) || !process.at_barrier)
     return absl::FailedPreconditionError(Cat("process `", id, "` is not waiting to be started"));
+  process.started = true;  // whether it is or not: who comes after us sends the word again
+  if (!process.is_exec) {
+    Kept change;
+    change.set_id(id);
+    change.set_started(true);
+    KeepChange(change);
+  }
   RETURN_IF_ERROR_AS(SendMessage(process.barrier.get(), "go"), "start");
-  process.started = true;
   process.serial = serial;
   return absl::OkStatus();
 }
@@ -421,6 +612,7 @@ void Server::OnBarrier(const std::string& id) {
       }
       return;
     }
+    Keep(process);
     AddToLogger(process);
     Reply reply;
     reply.set_pid(process.pid);
@@ -461,10 +653,12 @@ void Server::RemoveProcess(const std::string& id) {
   if (!process.ended) {
     if (process.is_exec) kill(-process.pid, SIGKILL);
     SendPidfdSignal(process.pidfd.get(), SIGKILL);
-    by_pid_.erase(process.pid);
+    if (!process.adopted) by_pid_.erase(process.pid);
   }
+  ForgetKept(id);
+  if (process.adopted) Forget(process.pidfd.get());
   if (process.barrier.valid()) Forget(process.barrier.get());
-  Answer(process.serial, absl::UnavailableError(Cat("process `", id, "` was removed")));
+  Answer(process.serial, absl::AbortedError(Cat("process `", id, "` was removed")));
   if (!process.is_exec && !process.is_init) {
     LogCommand command;
     command.set_id(id);
@@ -496,58 +690,64 @@ Reply Server::ListProcesses() {
 void Server::Reap() {
   while (true) {
     siginfo_t info{};
-    if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG) < 0 || info.si_pid == 0) return;
+    // Reaped only after it is noted: who looks for it when this process dies here finds it still.
+    if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || info.si_pid == 0) return;
+    std::string id;
+    if (auto node = by_pid_.extract(info.si_pid)) {
+      id = node.mapped();
+      if (auto it = processes_.find(id); it != processes_.end())
+        NoteExit(*it->second, info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status, NowNs());
+    }
+    siginfo_t reaped;
+    waitid(P_PID, static_cast<id_t>(info.si_pid), &reaped, WEXITED | WNOHANG);
     if (info.si_pid == logger_pid_) {
       logger_.Reset();
       if (StartLogger().ok())
-        for (const auto& [id, process] : processes_) AddToLogger(*process);
-      continue;
+        for (const auto& [one, process] : processes_) AddToLogger(*process);
+    } else if (!id.empty()) {
+      TellExit(id);
     }
-    auto pid = by_pid_.find(info.si_pid);
-    if (pid == by_pid_.end()) continue;
-    auto it = processes_.find(pid->second);
-    by_pid_.erase(pid);
-    if (it == processes_.end()) continue;
-    Process& process = *it->second;
-    // What it said before it ended comes first.
-    if (process.barrier.valid()) {
-      std::string id = process.id;
-      process.ended = true;
-      timespec now;
-      clock_gettime(CLOCK_REALTIME, &now);
-      process.exit.set_id(id);
-      process.exit.set_code(info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status);
-      process.exit.set_finished_at_ns(now.tv_sec * 1000000000LL + now.tv_nsec);
-      for (int i = 0; i < 3; ++i) {
-        it = processes_.find(id);
-        if (it == processes_.end() || !it->second->barrier.valid()) break;
-        OnBarrier(id);
-      }
-      it = processes_.find(id);
-      if (it == processes_.end() || it->second->is_exec) continue;
-    } else {
-      timespec now;
-      clock_gettime(CLOCK_REALTIME, &now);
-      process.ended = true;
-      process.exit.set_id(process.id);
-      process.exit.set_code(info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status);
-      process.exit.set_finished_at_ns(now.tv_sec * 1000000000LL + now.tv_nsec);
-    }
-    FromMonitor from;
-    *from.mutable_exit() = it->second->exit;
-    Send(from, {});
-    if (it->second->is_exec) RemoveProcess(it->first);
   }
+}
+
+void Server::NoteExit(Process& process, int code, int64_t finished_at_ns) {
+  process.ended = true;
+  process.exit.set_id(process.id);
+  process.exit.set_code(code);
+  process.exit.set_finished_at_ns(finished_at_ns);
+  if (process.is_exec) return;
+  Kept change;
+  change.set_id(process.id);
+  *change.mutable_exit() = process.exit;
+  // What was never ready leaves nothing.
+  if (process.is_init || process.at_barrier) KeepChange(change);
+}
+
+void Server::TellExit(const std::string& id) {
+  // What it said before it ended comes first.
+  for (int i = 0; i < 3; ++i) {
+    auto it = processes_.find(id);
+    if (it == processes_.end() || !it->second->barrier.valid()) break;
+    OnBarrier(id);
+  }
+  auto it = processes_.find(id);
+  if (it == processes_.end()) return;
+  FromMonitor from;
+  *from.mutable_exit() = it->second->exit;
+  Send(from, {});
+  if (it->second->is_exec) RemoveProcess(id);
 }
 
 absl::Status Server::StartLogger() {
   ASSIGN_OR_RETURN(ChannelPair channel, MakeChannel());
-  ASSIGN_OR_RETURN(logger_pid_, Clone(0, -1, nullptr));
+  const pid_t keeper = getppid();
+  ASSIGN_OR_RETURN(logger_pid_, Clone(0, -1, &logger_pidfd_));
   if (logger_pid_ == 0) {
     CloseAllBut({channel.b.get()});
-    RunLogger(channel.b.get());
+    RunLogger(channel.b.get(), keeper);
   }
   logger_ = std::move(channel.a);
+  SendKept(keeper_.get(), DescribeLogWriter(logger_pid_), {{Kept::PIDFD, logger_pidfd_.get()}}).IgnoreError();
   return absl::OkStatus();
 }
 

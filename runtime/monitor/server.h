@@ -1,5 +1,5 @@
 // cri-sock-monitor: parent of every container, exec and sandbox init. One thread, one epoll; it knows nothing
-// of images, cgroup limits or networks.
+// of images, cgroup limits or networks. What it knows and holds, its keeper (keeper.h) knows and holds too.
 #pragma once
 
 #include <sys/types.h>
@@ -16,14 +16,17 @@
 #include "runtime/base/channel.h"
 #include "runtime/base/fd.h"
 #include "runtime/container/plan.pb.h"
+#include "runtime/monitor/client.h"
+#include "runtime/monitor/keeper.h"
 #include "runtime/monitor/protocol.pb.h"
 
 namespace sock::runtime::monitor {
 
 class Server {
  public:
-  // `listener`: a socket of ListenChannel. Becomes the subreaper, starts the log writer.
-  static absl::StatusOr<std::unique_ptr<Server>> Open(Fd listener);
+  // `listener`: a socket of ListenChannel. `keeper`: the keeper's channel, over which comes first what an
+  // earlier monitor left. `program`: the path of this program. Becomes a subreaper, starts the log writer.
+  static absl::StatusOr<std::unique_ptr<Server>> Open(std::string program, Fd listener, Fd keeper);
   // Serves until the daemon is gone and nothing is left to look after.
   void Run();
 
@@ -33,12 +36,15 @@ class Server {
     pid_t pid = 0;
     Fd pidfd, barrier;
     bool is_exec = false, is_init = false, terminal = false;
+    bool adopted = false;  // an earlier monitor's child: its exit is told by the keeper or the kernel
     bool at_barrier = false, started = false, acknowledged = false;
     uint64_t serial = 0;  // of the request that waits: create, start or exec
     bool ended = false;
     Exit exit;
     Fd out, err, log, input;  // kept, so that a new log writer and daemon can have them
   };
+  static Kept Describe(const Process& process);
+  static std::vector<std::pair<Kept::Descriptor, Fd*>> Descriptors(Process& process);
   struct Outgoing {
     std::string data;
     std::vector<Fd> fds;
@@ -47,8 +53,19 @@ class Server {
     Fd child[3], out, err, input;
   };
 
-  explicit Server(Fd listener) : listener_(std::move(listener)) {}
+  Server(std::string program, Fd listener, Fd keeper)
+      : program_(std::move(program)), listener_(std::move(listener)), keeper_(std::move(keeper)) {}
   absl::Status Start();
+  absl::StatusOr<Holdings> ReceiveHoldings();
+  void Adopt(Holdings holdings);
+  void WatchAdopted(const Process& process);
+  void OnKeeper();
+  void Keep(Process& process);
+  void KeepChange(const Kept& change);
+  void ForgetKept(const std::string& id);
+  void NoteExit(Process& process, int code, int64_t finished_at_ns);
+  void TellExit(const std::string& id);
+  [[noreturn]] void ReplaceKeeper();
   void Watch(int fd, std::function<void()> handler);
   void Forget(int fd);
   void OnListener();
@@ -71,7 +88,8 @@ class Server {
   // fork or clone3 of a child that keeps only `keep` open. 0 in the child.
   absl::StatusOr<pid_t> Clone(uint64_t flags, int cgroup, Fd* pidfd);
 
-  Fd listener_, epoll_, signals_, connection_, logger_, pid_ns_, null_;
+  const std::string program_, identity_ = ProgramIdentity("/proc/self/exe");
+  Fd listener_, keeper_, epoll_, signals_, connection_, logger_, logger_pidfd_, pid_ns_, null_;
   pid_t logger_pid_ = 0;
   bool had_daemon_ = false, writing_ = false, logger_failed_ = false;
   std::unordered_map<int, std::function<void()>> handlers_;
