@@ -3,7 +3,10 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,8 +17,23 @@
 
 namespace sock::cri {
 
-// How a container ended as the runtime tells it, or 255 "Unknown" with `unknown` as message, and now as its time.
+// How a container ended as the runtime tells it, or 255 "Unknown" with `unknown` as message, and now as its
+// time.
 sock::runtime::ExitInfo ExitOrUnknown(const sock::runtime::ContainerState& state, const char* unknown);
+
+// What statistics need and nobody may wait for: CPU time a while ago, for a rate, and the size of the
+// writable layer. Times are nanoseconds since the epoch, 0: never.
+struct UsageSample {
+  int64_t at = 0;  // of cpu_ns
+  uint64_t cpu_ns = 0;
+  std::optional<uint64_t> nano_cores;  // the rate as it was then
+  std::optional<oci::Usage> layer;
+  int64_t layer_at = 0, layer_due = 0;
+
+  // CPU nanoseconds per second since the sample where that is a second old, else as it was then. Absent
+  // before the first.
+  std::optional<uint64_t> Rate(int64_t now, uint64_t cpu_ns_now) const;
+};
 
 class Cri {
  public:
@@ -58,6 +76,10 @@ class Cri {
   absl::Status ListContainerStats(const api::ListContainerStatsRequest&, api::ListContainerStatsResponse*);
   absl::Status PodSandboxStats(const api::PodSandboxStatsRequest&, api::PodSandboxStatsResponse*);
   absl::Status ListPodSandboxStats(const api::ListPodSandboxStatsRequest&, api::ListPodSandboxStatsResponse*);
+  // Looks at CPU time and writable layers of all containers; called every kSampleSeconds by one thread. A
+  // layer that takes long to walk is walked less often.
+  static constexpr int kSampleSeconds = 10;
+  void SampleUsage();
 
   absl::Status ListImages(const api::ListImagesRequest&, api::ListImagesResponse*);
   absl::Status ImageStatus(const api::ImageStatusRequest&, api::ImageStatusResponse*);
@@ -82,6 +104,7 @@ class Cri {
   absl::Status RemoveContainerLocked(Container& container);
   // Ends it and records how it ended.
   absl::Status EndContainer(Container& container, int signal, std::chrono::milliseconds grace);
+  std::optional<uint64_t> NanoCores(const std::string& id, int64_t now, uint64_t cpu_ns) const;
   absl::Status FillStats(const Container& container, api::ContainerStats* out) const;
   absl::Status FillPodStats(const Sandbox& sandbox, api::PodSandboxStats* out) const;
 
@@ -89,6 +112,8 @@ class Cri {
   const std::string state_dir_;
   Table<SandboxRecord> sandboxes_;
   Table<ContainerRecord> containers_;
+  mutable std::mutex usage_mutex_;
+  std::map<std::string, UsageSample> usage_;  // by container
   sock::runtime::Runtime* runtime_ = nullptr;
   oci::ImageStore* images_ = nullptr;
 };

@@ -187,6 +187,59 @@ TEST_F(CriTest, StopSendsTheImagesSignalAndFiltersSelect) {
   EXPECT_EQ(lr.containers(0).id(), *two);
 }
 
+TEST(Usage, RateIsOfTheTimeBetween) {
+  UsageSample sample;
+  EXPECT_FALSE(sample.Rate(5, 5));  // nothing to compare with
+  sample.at = 1'000'000'000, sample.cpu_ns = 100'000'000;
+  EXPECT_FALSE(sample.Rate(1'500'000'000, 200'000'000));  // too soon to say
+  EXPECT_EQ(sample.Rate(3'000'000'000, 200'000'000), 50'000'000u);
+  sample.nano_cores = 7;
+  EXPECT_EQ(sample.Rate(1'500'000'000, 200'000'000), 7u);
+  EXPECT_EQ(sample.Rate(500'000'000, 200'000'000), 7u);  // the clock went back
+  EXPECT_EQ(sample.Rate(3'000'000'000, 1), 7u);
+}
+
+TEST_F(CriTest, StatsComeFromCgroupsAndSamples) {
+  auto pod = Run("s");
+  auto id = Create(*pod, "c");
+  ASSERT_TRUE(id.ok() && Start(*id).ok());
+  runtime.stats.memory_limit = 100, runtime.stats.memory_working_set = 120;  // a limit that was just lowered
+  runtime.stats.swap_limit = 10, runtime.stats.swap_usage = 4, runtime.stats.pids = 3;
+  runtime.stats.io_pressure = sock::runtime::Pressure{{5000, 1.5, 0, 0}, {}};
+  api::PodSandboxStatsRequest q;
+  q.set_pod_sandbox_id(*pod);
+  api::PodSandboxStatsResponse r;
+  ASSERT_TRUE(cri->PodSandboxStats(q, &r).ok());
+  ASSERT_EQ(r.stats().linux().containers_size(), 1);
+  EXPECT_FALSE(r.stats().linux().containers(0).has_writable_layer());  // not looked at yet
+  EXPECT_FALSE(r.stats().linux().containers(0).cpu().has_usage_nano_cores());
+
+  cri->SampleUsage();
+  r.Clear();
+  ASSERT_TRUE(cri->PodSandboxStats(q, &r).ok());
+  const api::ContainerStats& c = r.stats().linux().containers(0);
+  EXPECT_EQ(c.cpu().usage_core_nano_seconds().value(), 7u);
+  EXPECT_TRUE(c.memory().has_available_bytes());
+  EXPECT_EQ(c.memory().available_bytes().value(), 0u);
+  EXPECT_EQ(c.swap().swap_available_bytes().value(), 6u);
+  EXPECT_EQ(c.writable_layer().used_bytes().value(), 4096u);
+  EXPECT_EQ(c.io().psi().some().total(), 5000u);
+  EXPECT_FALSE(c.cpu().has_psi());
+  EXPECT_EQ(r.stats().linux().process().process_count().value(), 3u);
+  EXPECT_EQ(r.stats().linux().network().default_interface().name(), "eth0");
+  api::ImageFsInfoResponse fs;
+  ASSERT_TRUE(cri->ImageFsInfo({}, &fs).ok());
+  EXPECT_EQ(fs.container_filesystems(0).used_bytes().value(), 4096u);
+
+  api::RemovePodSandboxRequest rq;
+  rq.set_pod_sandbox_id(*pod);
+  ASSERT_TRUE(cri->RemovePodSandbox(rq, nullptr).ok());
+  cri->SampleUsage();
+  fs.Clear();
+  ASSERT_TRUE(cri->ImageFsInfo({}, &fs).ok());
+  EXPECT_EQ(fs.container_filesystems(0).used_bytes().value(), 0u);
+}
+
 TEST_F(CriTest, ABrokenRecordIsSetAside) {
   FILE* file = fopen((dir + "/sandboxes/x.json").c_str(), "w");
   fputs("{\"version\": 1, \"id\": 3", file);

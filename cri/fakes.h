@@ -19,9 +19,7 @@ class FakeCgroups : public sock::runtime::CgroupManager {
     return sock::runtime::CgroupEntry();
   }
   absl::Status Update(const std::string&, const oci::Resources&) override { return {}; }
-  absl::StatusOr<sock::runtime::CgroupStats> Stats(const std::string&) const override {
-    return sock::runtime::CgroupStats();
-  }
+  absl::StatusOr<sock::runtime::CgroupStats> Stats(const std::string&) const override { return stats; }
   absl::StatusOr<std::vector<pid_t>> Pids(const std::string&) const override { return std::vector<pid_t>(); }
   absl::Status KillAll(const std::string&, int) override { return {}; }
   absl::Status Freeze(const std::string&, bool) override { return {}; }
@@ -31,6 +29,7 @@ class FakeCgroups : public sock::runtime::CgroupManager {
     return {};
   }
   std::set<std::string> parents;
+  sock::runtime::CgroupStats stats;
 };
 
 class FakeNetwork : public sock::runtime::PodNetwork {
@@ -108,9 +107,7 @@ class FakeRuntime : public sock::runtime::Runtime {
   }
   absl::Status UpdateResources(const std::string&, const oci::Resources&) override { return {}; }
   absl::Status ReopenLog(const std::string&) override { return {}; }
-  absl::StatusOr<sock::runtime::CgroupStats> Stats(const std::string&) const override {
-    return sock::runtime::CgroupStats{.cpu_usage_ns = 7};
-  }
+  absl::StatusOr<sock::runtime::CgroupStats> Stats(const std::string&) const override { return stats; }
   absl::StatusOr<std::vector<sock::runtime::InterfaceStats>> NetworkStats(const std::string&) const override {
     return std::vector<sock::runtime::InterfaceStats>{{"eth0", 1, 2, 3, 4}};
   }
@@ -128,6 +125,7 @@ class FakeRuntime : public sock::runtime::Runtime {
   FakeNetwork fake_network;
   FakeCgroups fake_cgroups;
   absl::Status create_error, start_error;
+  sock::runtime::CgroupStats stats{.cpu_usage_ns = 7};
   std::set<std::string> sandboxes;
   std::map<std::string, sock::runtime::ContainerState> states;
   int last_signal = 0;

@@ -94,10 +94,11 @@ absl::Status Cri::ImageFsInfo(const api::ImageFsInfoRequest&, api::ImageFsInfoRe
   };
   fill(response->add_image_filesystems(), usage);
   oci::Usage snapshots;
-  for (const std::string& id : images_->ListSnapshots()) {
-    if (auto one = images_->SnapshotUsage(id); one.ok()) {
-      snapshots.bytes += one->bytes;
-      snapshots.inodes += one->inodes;
+  {
+    std::lock_guard lock(usage_mutex_);
+    for (const auto& [id, one] : usage_) {
+      snapshots.bytes += one.layer ? one.layer->bytes : 0;
+      snapshots.inodes += one.layer ? one.layer->inodes : 0;
     }
   }
   fill(response->add_container_filesystems(), snapshots);

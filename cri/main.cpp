@@ -5,9 +5,13 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <condition_variable>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
+#include <mutex>
+#include <thread>
 
 #include "cri/cri.h"
 #include "cri/service.h"
@@ -126,6 +130,16 @@ absl::Status Run(const Flags& flags, const sigset_t& ends) {
   for (const std::string& warning : warnings) spdlog::warn("recovery: {}", warning);
   if (!recovered.ok()) return sock::Annotate(recovered, "recover");
 
+  std::jthread sampler([&cri](std::stop_token stop) {
+    std::mutex mutex;
+    std::condition_variable_any stopped;
+    std::unique_lock lock(mutex);
+    while (!stop.stop_requested()) {
+      cri.SampleUsage();
+      stopped.wait_for(lock, stop, std::chrono::seconds(sock::cri::Cri::kSampleSeconds),
+                       [] { return false; });
+    }
+  });
   ASSIGN_OR_RETURN(auto server, sock::cri::Server::Start(flags.listen, &cri));
   spdlog::info("cri-sockd {} serves {}", CRI_SOCK_VERSION, flags.listen);
   int signal = 0;

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "cri/cri.h"
 #include "runtime/base/text.h"
 
@@ -5,18 +7,45 @@ namespace sock::cri {
 
 namespace {
 
-void FillCpuAndMemory(const sock::runtime::CgroupStats& stats, int64_t now, api::CpuUsage* cpu,
-                      api::MemoryUsage* memory) {
+constexpr int64_t kSecondNs = 1'000'000'000;
+// A layer is walked at most this part of the time.
+constexpr int64_t kWalkShare = 50;
+
+void FillPressure(const sock::runtime::Pressure& pressure, api::PsiStats* out) {
+  auto fill = [](const sock::runtime::Pressure::Share& share, api::PsiData* data) {
+    data->set_total(share.total_ns);
+    data->set_avg10(share.avg10);
+    data->set_avg60(share.avg60);
+    data->set_avg300(share.avg300);
+  };
+  fill(pressure.some, out->mutable_some());
+  fill(pressure.full, out->mutable_full());
+}
+
+// For ContainerStats and LinuxPodSandboxStats alike.
+template <typename Stats>
+void FillCgroup(const sock::runtime::CgroupStats& stats, int64_t now, std::optional<uint64_t> nano_cores,
+                Stats* out) {
+  api::CpuUsage* cpu = out->mutable_cpu();
   cpu->set_timestamp(now);
   cpu->mutable_usage_core_nano_seconds()->set_value(stats.cpu_usage_ns);
+  if (nano_cores) cpu->mutable_usage_nano_cores()->set_value(*nano_cores);
+  api::MemoryUsage* memory = out->mutable_memory();
   memory->set_timestamp(now);
   memory->mutable_usage_bytes()->set_value(stats.memory_usage);
   memory->mutable_working_set_bytes()->set_value(stats.memory_working_set);
   memory->mutable_rss_bytes()->set_value(stats.memory_rss);
   memory->mutable_page_faults()->set_value(stats.page_faults);
   memory->mutable_major_page_faults()->set_value(stats.major_page_faults);
-  if (stats.memory_limit > stats.memory_working_set) {
-    memory->mutable_available_bytes()->set_value(stats.memory_limit - stats.memory_working_set);
+  if (stats.memory_limit) {
+    memory->mutable_available_bytes()->set_value(stats.memory_limit -
+                                                 std::min(stats.memory_limit, stats.memory_working_set));
+  }
+  if (stats.cpu_pressure) FillPressure(*stats.cpu_pressure, cpu->mutable_psi());
+  if (stats.memory_pressure) FillPressure(*stats.memory_pressure, memory->mutable_psi());
+  if (stats.io_pressure) {
+    out->mutable_io()->set_timestamp(now);
+    FillPressure(*stats.io_pressure, out->mutable_io()->mutable_psi());
   }
 }
 
@@ -32,6 +61,49 @@ void Add(sock::runtime::CgroupStats& sum, const sock::runtime::CgroupStats& part
 
 }  // namespace
 
+void Cri::SampleUsage() {
+  std::map<std::string, UsageSample> before, next;
+  {
+    std::lock_guard lock(usage_mutex_);
+    before = usage_;
+  }
+  for (const ContainerPtr& container : containers_.List()) {
+    auto record = container->Get();
+    UsageSample usage = before[record->id];
+    if (record->state() == api::CONTAINER_RUNNING) {
+      const int64_t now = NowNs();
+      if (auto stats = runtime_->Stats(record->id); stats.ok()) {
+        usage.nano_cores = usage.Rate(now, stats->cpu_usage_ns);
+        usage.at = now;
+        usage.cpu_ns = stats->cpu_usage_ns;
+      }
+    }
+    // What has ended writes no more: one last look.
+    const bool final = record->finished_at && usage.layer_at > record->finished_at;
+    if (const int64_t now = NowNs(); now >= usage.layer_due && !final) {
+      auto layer = images_->SnapshotUsage(record->id);
+      usage.layer_at = NowNs();
+      usage.layer_due = usage.layer_at + (usage.layer_at - now) * kWalkShare;
+      if (layer.ok()) usage.layer = *layer;
+    }
+    next[record->id] = usage;
+  }
+  std::lock_guard lock(usage_mutex_);
+  usage_ = std::move(next);
+}
+
+std::optional<uint64_t> UsageSample::Rate(int64_t now, uint64_t cpu_ns_now) const {
+  if (!at || now - at < kSecondNs || cpu_ns_now < cpu_ns) return nano_cores;
+  return static_cast<uint64_t>(static_cast<double>(cpu_ns_now - cpu_ns) * static_cast<double>(kSecondNs) /
+                               static_cast<double>(now - at));
+}
+
+std::optional<uint64_t> Cri::NanoCores(const std::string& id, int64_t now, uint64_t cpu_ns) const {
+  std::lock_guard lock(usage_mutex_);
+  auto it = usage_.find(id);
+  return it == usage_.end() ? std::nullopt : it->second.Rate(now, cpu_ns);
+}
+
 absl::Status Cri::FillStats(const Container& container, api::ContainerStats* out) const {
   auto record = container.Get();
   api::ContainerAttributes* attributes = out->mutable_attributes();
@@ -45,17 +117,23 @@ absl::Status Cri::FillStats(const Container& container, api::ContainerStats* out
     // It may have ended meanwhile.
     if (!stats.ok() && !container.Get()->finished_at) return stats.status();
     if (stats.ok()) {
-      FillCpuAndMemory(*stats, now, out->mutable_cpu(), out->mutable_memory());
-      out->mutable_swap()->set_timestamp(now);
-      out->mutable_swap()->mutable_swap_usage_bytes()->set_value(stats->swap_usage);
+      FillCgroup(*stats, now, NanoCores(record->id, now, stats->cpu_usage_ns), out);
+      api::SwapUsage* swap = out->mutable_swap();
+      swap->set_timestamp(now);
+      swap->mutable_swap_usage_bytes()->set_value(stats->swap_usage);
+      if (stats->swap_limit) {
+        swap->mutable_swap_available_bytes()->set_value(*stats->swap_limit -
+                                                        std::min(*stats->swap_limit, stats->swap_usage));
+      }
     }
   }
-  if (auto usage = images_->SnapshotUsage(record->id); usage.ok()) {
+  std::lock_guard lock(usage_mutex_);
+  if (auto it = usage_.find(record->id); it != usage_.end() && it->second.layer) {
     api::FilesystemUsage* layer = out->mutable_writable_layer();
-    layer->set_timestamp(now);
+    layer->set_timestamp(it->second.layer_at);
     layer->mutable_fs_id()->set_mountpoint(images_->root());
-    layer->mutable_used_bytes()->set_value(usage->bytes);
-    layer->mutable_inodes_used()->set_value(usage->inodes);
+    layer->mutable_used_bytes()->set_value(it->second.layer->bytes);
+    layer->mutable_inodes_used()->set_value(it->second.layer->inodes);
   }
   return absl::OkStatus();
 }
@@ -68,18 +146,27 @@ absl::Status Cri::FillPodStats(const Sandbox& sandbox, api::PodSandboxStats* out
   *attributes->mutable_labels() = record->config.labels();
   *attributes->mutable_annotations() = record->config.annotations();
   api::LinuxPodSandboxStats* pod = out->mutable_linux();
-  sock::runtime::CgroupStats sum;
+  sock::runtime::CgroupStats whole;
+  uint64_t nano_cores = 0;
+  bool rated = false;
   for (const ContainerPtr& container : ContainersOf(record->id)) {
     if (container->Get()->state() != api::CONTAINER_RUNNING) continue;
     api::ContainerStats one;
     if (!FillStats(*container, &one).ok()) continue;
+    rated = rated || one.cpu().has_usage_nano_cores();
+    nano_cores += one.cpu().usage_nano_cores().value();
     *pod->add_containers() = std::move(one);
-    if (auto stats = runtime_->Stats(container->id); stats.ok()) Add(sum, *stats);
+    if (auto stats = runtime_->Stats(container->id); stats.ok()) Add(whole, *stats);
+  }
+  // A parent that kubelet names is this pod's alone: it also counts containers that have ended, and knows the
+  // limit.
+  if (!record->config.linux().cgroup_parent().empty()) {
+    if (auto stats = runtime_->cgroups().Stats(record->cgroup_parent); stats.ok()) whole = *stats;
   }
   const int64_t now = NowNs();
-  FillCpuAndMemory(sum, now, pod->mutable_cpu(), pod->mutable_memory());
+  FillCgroup(whole, now, rated ? std::optional(nano_cores) : std::nullopt, pod);
   pod->mutable_process()->set_timestamp(now);
-  pod->mutable_process()->mutable_process_count()->set_value(sum.pids);
+  pod->mutable_process()->mutable_process_count()->set_value(whole.pids);
   if (record->state() == api::SANDBOX_READY && !record->info.netns_path.empty()) {
     if (auto interfaces = runtime_->NetworkStats(record->id); interfaces.ok()) {
       api::NetworkUsage* network = pod->mutable_network();
