@@ -158,6 +158,20 @@ TEST_F(ContainerTest, HidesAndProtects) {
   EXPECT_THAT(Shell("echo x >/made").output, HasSubstr("/made: Read-only file system"));
 }
 
+TEST_F(ContainerTest, TakesManyLayersWithLongAndOddNames) {
+  std::vector<std::string> layers;
+  for (int i = 0; i < 120; ++i) {
+    layers.push_back(dir_ + "/a,b:c\\d/" + std::string(240, 'x') + "/" + std::to_string(i));
+    std::filesystem::create_directories(layers.back());
+    std::ofstream(layers.back() + "/layer" + std::to_string(i)) << i;
+    std::ofstream(layers.back() + "/top") << i;
+  }
+  layers.push_back(dir_ + "/lower");
+  spec_.rootfs.lower_dirs = layers;
+  EXPECT_THAT(Shell("cat /top /layer119 && echo new >/layer0 && cat /layer0").output, HasSubstr("0119new"));
+  EXPECT_EQ(ReadFile(dir_ + "/upper/layer0").value_or(""), "new\n");
+}
+
 TEST_F(ContainerTest, BecomesTheUser) {
   spec_.user.username = "ann";
   spec_.user.supplemental_groups = {3000};

@@ -1,12 +1,15 @@
 #include "runtime/container/mounts.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_split.h"
@@ -105,19 +108,51 @@ absl::Status SetDirectory(int context, const char* key, const std::string& path)
   return errno == ENOENT ? WithCode(status, absl::StatusCode::kNotFound) : status;
 }
 
-// Kernels before 6.5 know one string with ":" between (and "\" before those that belong to a name).
-absl::Status SetLowerString(int context, const std::vector<std::string>& directories) {
-  std::string joined;
-  for (const std::string& directory : directories) {
-    if (!joined.empty()) joined += ':';
-    for (char c : directory) {
-      if (c == ':' || c == '\\') joined += '\\';
-      joined += c;
+// The overlay for kernels before 6.7, which take all lower directories as one option. fsconfig(2) cuts that
+// at 255 bytes, mount(2) at a page; so it is mounted, in a mount namespace of one thread that nothing else
+// sees, with descriptors' numbers for names (below /proc/self/fd, the thread's working directory), and
+// detached from there.
+absl::StatusOr<Fd> MountOverlayOnce(const oci::Rootfs& rootfs) {
+  auto mount_it = [&]() -> absl::StatusOr<Fd> {
+    if (unshare(CLONE_NEWNS) < 0) return ErrnoStatus(errno, "mount overlay: make a mount namespace");
+    if (mount("", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0)
+      return ErrnoStatus(errno, "mount overlay: make `/` private");
+    if (chdir("/proc/self/fd") < 0) return ErrnoStatus(errno, "mount overlay: enter `/proc/self/fd`");
+    std::vector<Fd> held;  // of this namespace: overlay takes no others
+    std::string options = "lowerdir";
+    auto add = [&](const char* before, const std::string& path) {
+      ASSIGN_OR_RETURN(Fd directory, OpenPath(path, O_PATH | O_DIRECTORY));
+      options += Cat(before, directory.get());
+      held.push_back(std::move(directory));
+      return absl::OkStatus();
+    };
+    for (const std::string& directory : rootfs.lower_dirs)
+      RETURN_IF_ERROR(add(held.empty() ? "=" : ":", directory));
+    if (!rootfs.upper_dir.empty()) {
+      RETURN_IF_ERROR(add(",upperdir=", rootfs.upper_dir));
+      RETURN_IF_ERROR(add(",workdir=", rootfs.work_dir));
     }
-  }
-  if (fsconfig(context, FSCONFIG_SET_STRING, "lowerdir", joined.c_str(), 0) < 0)
-    return ErrnoStatus(errno, "set overlay's lowerdir");
-  return absl::OkStatus();
+    const std::string& place = rootfs.lower_dirs.front();
+    unsigned long flags = rootfs.upper_dir.empty() ? MS_RDONLY : 0;
+    if (mount("overlay", place.c_str(), "overlay", flags, options.c_str()) < 0)
+      return ErrnoStatus(errno, "mount overlay");
+    Fd made(open_tree(AT_FDCWD, place.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+    if (!made.valid()) return ErrnoStatus(errno, "mount overlay: clone it");
+    return made;
+  };
+  absl::StatusOr<Fd> made = absl::InternalError("mount overlay: no thread");
+  std::thread([&] { made = mount_it(); }).join();
+  return made;
+}
+
+// Whether fsconfig(2) hands "lowerdir+" to overlay itself. Where it only collects options for mount(2)'s way
+// (before 6.5), it takes any name.
+bool ChecksOptions() {
+  static const bool checks = [] {
+    Fd context(fsopen("overlay", FSOPEN_CLOEXEC));
+    return context.valid() && fsconfig(context.get(), FSCONFIG_SET_FLAG, "no-such-option", nullptr, 0) < 0;
+  }();
+  return checks;
 }
 
 // "cgroup": every hierarchy that the host has mounted under the same directory names.
@@ -165,15 +200,13 @@ absl::StatusOr<Fd> MountRootfs(const oci::Rootfs& rootfs) {
     RETURN_IF_ERROR(SetAttributes(tree.get(), attr, 0, rootfs.lower_dirs[0]));
     return tree;
   }
+  if (!ChecksOptions()) return MountOverlayOnce(rootfs);
   Fd context(fsopen("overlay", FSOPEN_CLOEXEC));
   if (!context.valid()) return ErrnoStatus(errno, "open file system `overlay`");
   fsconfig(context.get(), FSCONFIG_SET_STRING, "source", "overlay", 0);
   for (const std::string& directory : rootfs.lower_dirs) {
     absl::Status status = SetDirectory(context.get(), "lowerdir+", directory);
-    if (ErrnoOf(status) == EINVAL && &directory == rootfs.lower_dirs.data()) {
-      RETURN_IF_ERROR(SetLowerString(context.get(), rootfs.lower_dirs));
-      break;
-    }
+    if (ErrnoOf(status) == EINVAL) return MountOverlayOnce(rootfs);
     RETURN_IF_ERROR(status);
   }
   if (!rootfs.upper_dir.empty()) {
