@@ -83,6 +83,7 @@ absl::Status Cri::CreateContainer(const api::CreateContainerRequest& request,
   std::move(drop_container).Cancel();
   std::move(drop_snapshot).Cancel();
   std::move(release).Cancel();
+  Emit(api::CONTAINER_CREATED_EVENT, added->id, record.sandbox_id);
   // An exit before it was in the table was told to nobody.
   if (auto state = runtime_->State(added->id); state.exit) RecordExit(*added, *state.exit).IgnoreError();
   response->set_container_id(added->id);

@@ -25,19 +25,12 @@ absl::Status Cri::StartContainer(const api::StartContainerRequest& request, api:
     exit.reason = "StartError";
     exit.message = std::string(started.message());
     exit.finished_at = std::chrono::system_clock::now();
-    container
-        ->Update(
-            [&](ContainerRecord& r) {
-              r.finished_at = NowNs();
-              r.exit_code = exit.exit_code;
-              r.reason = exit.reason;
-              r.message = exit.message;
-            },
-            true)
-        .IgnoreError();
+    RecordExit(*container, exit).IgnoreError();
     return started;
   }
-  return container->Update([&](ContainerRecord& r) { r.started_at = now; }, true);
+  RETURN_IF_ERROR(container->Update([&](ContainerRecord& r) { r.started_at = now; }, true));
+  Emit(api::CONTAINER_STARTED_EVENT, container->id, record->sandbox_id);
+  return absl::OkStatus();
 }
 
 absl::Status Cri::UpdateContainerResources(const api::UpdateContainerResourcesRequest& request,

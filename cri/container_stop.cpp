@@ -6,10 +6,12 @@
 
 namespace sock::cri {
 
-absl::Status RecordExit(Container& container, const sock::runtime::ExitInfo& exit) {
-  return container.Update(
+absl::Status Cri::RecordExit(Container& container, const sock::runtime::ExitInfo& exit) {
+  bool first = false;
+  absl::Status status = container.Update(
       [&](ContainerRecord& r) {
         if (r.finished_at) return;
+        first = true;
         r.finished_at =
             std::chrono::duration_cast<std::chrono::nanoseconds>(exit.finished_at.time_since_epoch()).count();
         if (r.finished_at <= 0) r.finished_at = NowNs();
@@ -18,6 +20,8 @@ absl::Status RecordExit(Container& container, const sock::runtime::ExitInfo& exi
         r.message = exit.message;
       },
       true);
+  if (first) Emit(api::CONTAINER_STOPPED_EVENT, container.id, container.Get()->sandbox_id);
+  return status;
 }
 
 void Cri::OnExit(const std::string& id, const sock::runtime::ExitInfo& exit) {
@@ -61,7 +65,9 @@ absl::Status Cri::RemoveContainerLocked(Container& container) {
   }
   RETURN_IF_ERROR(runtime_->RemoveContainer(container.id));
   RETURN_IF_ERROR(images_->RemoveSnapshot(container.id));
-  return containers_.Remove(container.id);
+  RETURN_IF_ERROR(containers_.Remove(container.id));
+  Emit(api::CONTAINER_DELETED_EVENT, container.id, container.Get()->sandbox_id);
+  return absl::OkStatus();
 }
 
 absl::Status Cri::RemoveContainer(const api::RemoveContainerRequest& request, api::RemoveContainerResponse*) {

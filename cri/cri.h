@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cri/config.h"
+#include "cri/events.h"
 #include "cri/store.h"
 #include "oci/image_store.h"
 #include "runtime/runtime.h"
@@ -60,6 +61,9 @@ class Cri {
   absl::Status RemovePodSandbox(const api::RemovePodSandboxRequest&, api::RemovePodSandboxResponse*);
   absl::Status PodSandboxStatus(const api::PodSandboxStatusRequest&, api::PodSandboxStatusResponse*);
   absl::Status ListPodSandbox(const api::ListPodSandboxRequest&, api::ListPodSandboxResponse*);
+  // Keeps what kubelet has set on the pod's cgroup itself.
+  absl::Status UpdatePodSandboxResources(const api::UpdatePodSandboxResourcesRequest&,
+                                         api::UpdatePodSandboxResourcesResponse*);
 
   absl::Status CreateContainer(const api::CreateContainerRequest&, api::CreateContainerResponse*);
   absl::Status StartContainer(const api::StartContainerRequest&, api::StartContainerResponse*);
@@ -80,6 +84,8 @@ class Cri {
   // layer that takes long to walk is walked less often.
   static constexpr int kSampleSeconds = 10;
   void SampleUsage();
+  // Events of sandboxes carry the sandbox's id as container's.
+  Events& events() { return events_; }
 
   absl::Status ListImages(const api::ListImagesRequest&, api::ListImagesResponse*);
   absl::Status ImageStatus(const api::ImageStatusRequest&, api::ImageStatusResponse*);
@@ -98,6 +104,10 @@ class Cri {
   // resolv.conf, hosts, hostname and the pod's /dev/shm.
   absl::Status WriteSandboxFiles(const SandboxRecord& record);
   absl::Status RemoveSandboxFiles(const std::string& sandbox_id);
+  // Tells whoever listens, with the statuses as they are now.
+  void Emit(api::ContainerEventType type, const std::string& id, const std::string& sandbox_id);
+  // Records an exit once; later ones change nothing.
+  absl::Status RecordExit(Container& container, const sock::runtime::ExitInfo& exit);
   std::vector<ContainerPtr> ContainersOf(const std::string& sandbox_id) const;
   // Both with the sandbox's op held exclusively.
   absl::Status StopSandboxLocked(Sandbox& sandbox);
@@ -112,14 +122,13 @@ class Cri {
   const std::string state_dir_;
   Table<SandboxRecord> sandboxes_;
   Table<ContainerRecord> containers_;
+  Events events_;
   mutable std::mutex usage_mutex_;
   std::map<std::string, UsageSample> usage_;  // by container
   sock::runtime::Runtime* runtime_ = nullptr;
   oci::ImageStore* images_ = nullptr;
 };
 
-// Records an exit once; later ones change nothing.
-absl::Status RecordExit(Container& container, const sock::runtime::ExitInfo& exit);
 // Every pair of `selector` stands in `labels`.
 bool LabelsMatch(const google::protobuf::Map<std::string, std::string>& selector,
                  const google::protobuf::Map<std::string, std::string>& labels);

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
 
 #include "cri/convert.h"
 #include "cri/cri.h"
@@ -45,6 +46,15 @@ absl::Status CheckConfig(const api::PodSandboxConfig& config) {
   if (metadata.namespace_().empty()) return absl::InvalidArgumentError("config.metadata.namespace is empty");
   if (config.hostname().size() > 64) {
     return absl::InvalidArgumentError(Cat("config.hostname `", config.hostname(), "` is over 64 bytes"));
+  }
+  for (const unsigned char c : config.hostname()) {
+    if (!isalnum(c) && c != '-' && c != '.' && c != '_') {
+      return absl::InvalidArgumentError("config.hostname is not of letters, digits, `-`, `.` and `_`");
+    }
+  }
+  if (!config.log_directory().empty() && config.log_directory()[0] != '/') {
+    return absl::InvalidArgumentError(
+        Cat("config.log_directory `", config.log_directory(), "` is not absolute"));
   }
   // These become lines of files.
   for (const auto* words :
@@ -158,7 +168,21 @@ absl::Status Cri::RunPodSandbox(const api::RunPodSandboxRequest& request,
   std::move(undo).Cancel();
   std::move(release).Cancel();
   response->set_pod_sandbox_id(added->id);
+  Emit(api::CONTAINER_CREATED_EVENT, added->id, added->id);
+  Emit(api::CONTAINER_STARTED_EVENT, added->id, added->id);
   return absl::OkStatus();
+}
+
+absl::Status Cri::UpdatePodSandboxResources(const api::UpdatePodSandboxResourcesRequest& request,
+                                            api::UpdatePodSandboxResourcesResponse*) {
+  ASSIGN_OR_RETURN(SandboxPtr sandbox, sandboxes_.Find(request.pod_sandbox_id()));
+  RETURN_IF_ERROR(Annotate(ToResources(request.overhead()).status(), "overhead"));
+  RETURN_IF_ERROR(Annotate(ToResources(request.resources()).status(), "resources"));
+  return sandbox->Update([&](SandboxRecord& r) {
+    api::LinuxPodSandboxConfig* kept = r.config.mutable_linux();
+    if (request.has_overhead()) *kept->mutable_overhead() = request.overhead();
+    if (request.has_resources()) *kept->mutable_resources() = request.resources();
+  });
 }
 
 }  // namespace sock::cri

@@ -26,7 +26,9 @@ absl::Status Cri::StopSandboxLocked(Sandbox& sandbox) {
   // Also where it is stopped already: a retry takes away what an earlier failure left.
   RETURN_IF_ERROR(runtime_->StopSandbox(spec, record->info));
   if (record->stopped_at) return absl::OkStatus();
-  return sandbox.Update([](SandboxRecord& r) { r.stopped_at = NowNs(); });
+  RETURN_IF_ERROR(sandbox.Update([](SandboxRecord& r) { r.stopped_at = NowNs(); }));
+  Emit(api::CONTAINER_STOPPED_EVENT, sandbox.id, sandbox.id);
+  return absl::OkStatus();
 }
 
 absl::Status Cri::StopPodSandbox(const api::StopPodSandboxRequest& request, api::StopPodSandboxResponse*) {
@@ -53,7 +55,9 @@ absl::Status Cri::RemovePodSandbox(const api::RemovePodSandboxRequest& request,
   ASSIGN_OR_RETURN(sock::runtime::SandboxSpec spec, ToSandboxSpec(record->id, record->config, ""));
   RETURN_IF_ERROR(runtime_->RemoveSandbox(spec, record->info));
   RETURN_IF_ERROR(RemoveSandboxFiles(sandbox.id));
-  return sandboxes_.Remove(sandbox.id);
+  RETURN_IF_ERROR(sandboxes_.Remove(sandbox.id));
+  Emit(api::CONTAINER_DELETED_EVENT, sandbox.id, sandbox.id);
+  return absl::OkStatus();
 }
 
 }  // namespace sock::cri

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "api.grpc.pb.h"
+#include "cri/event_stream.h"
 #include "runtime/base/path.h"
 #include "runtime/base/text.h"
 
@@ -17,6 +18,7 @@ namespace sock::cri {
 namespace {
 
 constexpr int kMaxMessage = 16 << 20;
+constexpr int kStreamItems = 500;  // in one message of a streamed list
 using Clock = std::chrono::steady_clock;
 
 // absl's codes are gRPC's.
@@ -69,7 +71,32 @@ grpc::Status Serve(const char* name, spdlog::level::level_enum level, const Requ
                  [&] { return cri_->Name(*request, response); });                                           \
   }
 
-class RuntimeService final : public api::RuntimeService::Service {
+// The streamed form of a list: the same items, in messages of a limited number of them.
+#define SOCK_STREAM_RPC(Name, List, listed, streamed)                                      \
+  grpc::Status Name(grpc::ServerContext*, const api::Name##Request* request,               \
+                    grpc::ServerWriter<api::Name##Response>* writer) override {            \
+    api::List##Response all;                                                               \
+    return Serve(#Name, spdlog::level::debug, *request, &all, [&]() -> absl::Status {      \
+      api::List##Request query;                                                            \
+      *query.mutable_filter() = request->filter();                                         \
+      RETURN_IF_ERROR(cri_->List(query, &all));                                            \
+      for (int at = 0; at < all.listed##_size();) {                                        \
+        api::Name##Response part;                                                          \
+        while (at < all.listed##_size() && part.streamed##_size() < kStreamItems)          \
+          part.add_##streamed()->Swap(all.mutable_##listed(at++));                         \
+        if (!writer->Write(part)) return absl::CancelledError("the client does not read"); \
+      }                                                                                    \
+      return absl::OkStatus();                                                             \
+    });                                                                                    \
+  }
+
+#define SOCK_UNIMPLEMENTED_RPC(Name)                                                                  \
+  grpc::Status Name(grpc::ServerContext*, const api::Name##Request*, api::Name##Response*) override { \
+    return {grpc::StatusCode::UNIMPLEMENTED, #Name " is not supported"};                              \
+  }
+
+class RuntimeService final
+    : public api::RuntimeService::WithCallbackMethod_GetContainerEvents<api::RuntimeService::Service> {
  public:
   explicit RuntimeService(Cri* cri) : cri_(cri) {}
   SOCK_RPC(Version, debug)
@@ -81,6 +108,7 @@ class RuntimeService final : public api::RuntimeService::Service {
   SOCK_RPC(RemovePodSandbox, info)
   SOCK_RPC(PodSandboxStatus, debug)
   SOCK_RPC(ListPodSandbox, debug)
+  SOCK_RPC(UpdatePodSandboxResources, info)
   SOCK_RPC(CreateContainer, info)
   SOCK_RPC(StartContainer, info)
   SOCK_RPC(StopContainer, info)
@@ -94,6 +122,26 @@ class RuntimeService final : public api::RuntimeService::Service {
   SOCK_RPC(ListContainerStats, debug)
   SOCK_RPC(PodSandboxStats, debug)
   SOCK_RPC(ListPodSandboxStats, debug)
+  grpc::ServerWriteReactor<api::ContainerEventResponse>* GetContainerEvents(
+      grpc::CallbackServerContext*, const api::GetEventsRequest*) override {
+    return EventStream::Start(&cri_->events());
+  }
+  SOCK_STREAM_RPC(StreamPodSandboxes, ListPodSandbox, items, pod_sandboxes)
+  SOCK_STREAM_RPC(StreamContainers, ListContainers, containers, containers)
+  SOCK_STREAM_RPC(StreamContainerStats, ListContainerStats, stats, container_stats)
+  SOCK_STREAM_RPC(StreamPodSandboxStats, ListPodSandboxStats, stats, pod_sandbox_stats)
+  SOCK_UNIMPLEMENTED_RPC(Exec)
+  SOCK_UNIMPLEMENTED_RPC(Attach)
+  SOCK_UNIMPLEMENTED_RPC(PortForward)
+  SOCK_UNIMPLEMENTED_RPC(CheckpointContainer)
+  SOCK_UNIMPLEMENTED_RPC(CheckpointPod)
+  SOCK_UNIMPLEMENTED_RPC(RestorePod)
+  SOCK_UNIMPLEMENTED_RPC(ListMetricDescriptors)
+  SOCK_UNIMPLEMENTED_RPC(ListPodSandboxMetrics)
+  grpc::Status StreamPodSandboxMetrics(grpc::ServerContext*, const api::StreamPodSandboxMetricsRequest*,
+                                       grpc::ServerWriter<api::StreamPodSandboxMetricsResponse>*) override {
+    return {grpc::StatusCode::UNIMPLEMENTED, "StreamPodSandboxMetrics is not supported"};
+  }
 
  private:
   Cri* const cri_;
@@ -106,6 +154,7 @@ class ImageService final : public api::ImageService::Service {
   SOCK_RPC(ImageStatus, debug)
   SOCK_RPC(RemoveImage, info)
   SOCK_RPC(ImageFsInfo, debug)
+  SOCK_STREAM_RPC(StreamImages, ListImages, images, images)
   grpc::Status PullImage(grpc::ServerContext* context, const api::PullImageRequest* request,
                          api::PullImageResponse* response) override {
     return Serve("PullImage", spdlog::level::info, *request, response, [&] {
