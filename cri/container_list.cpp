@@ -36,6 +36,8 @@ absl::Status Cri::ContainerStatus(const api::ContainerStatusRequest& request,
   status->set_stop_signal(ToApiSignal(record->stop_signal));
   if (request.verbose()) {
     nlohmann::json info = runtime_->Verbose(record->id);
+    // A number, as tools that enter a container by its process expect.
+    if (auto pid = info.find("pid"); pid != info.end()) *pid = std::stoll(pid->get<std::string>());
     info["sandboxID"] = record->sandbox_id;
     info["cgroup"] = record->cgroup_path;
     (*response->mutable_info())["info"] = info.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);

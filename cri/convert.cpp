@@ -505,6 +505,8 @@ absl::StatusOr<SandboxSpec> ToSandboxSpec(const std::string& id, const api::PodS
   ASSIGN_OR_RETURN(Namespaces namespaces, ReadNamespaces(security.namespace_options()));
   if (security.has_run_as_group() && !security.has_run_as_user())
     return Invalid("linux.security_context.run_as_group", "is set without run_as_user");
+  if (security.namespace_options().pid() == api::TARGET)
+    return Invalid("linux.security_context.namespace_options.pid", "is TARGET, which is for containers");
   SandboxSpec spec;
   spec.id = id;
   spec.hostname = config.hostname();
@@ -619,6 +621,10 @@ absl::StatusOr<ContainerSpec> ToContainerSpec(const std::string& id, const std::
   if (!security.privileged()) {
     spec.masked_paths.assign(security.masked_paths().begin(), security.masked_paths().end());
     spec.readonly_paths.assign(security.readonly_paths().begin(), security.readonly_paths().end());
+    for (const auto& [paths, name] :
+         {std::pair{&spec.masked_paths, "masked_paths"}, {&spec.readonly_paths, "readonly_paths"}})
+      for (const std::string& path : *paths)
+        RETURN_IF_ERROR(CheckPath(path, Cat("linux.security_context.", name)));
     // None given: over the wire that is the same as not set.
     if (spec.masked_paths.empty()) spec.masked_paths = kMaskedPaths;
     if (spec.readonly_paths.empty()) spec.readonly_paths = kReadonlyPaths;

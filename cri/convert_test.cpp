@@ -97,6 +97,10 @@ TEST(Convert, Refusals) {
        StatusCode::kInvalidArgument, "run_as_username"},
       {"negative user", [](Input& i) { i.security()->mutable_run_as_user()->set_value(-1); },
        StatusCode::kInvalidArgument, "run_as_user"},
+      {"relative masked path", [](Input& i) { i.security()->add_masked_paths("a"); },
+       StatusCode::kInvalidArgument, "masked_paths"},
+      {"relative read-only path", [](Input& i) { i.security()->add_readonly_paths("a"); },
+       StatusCode::kInvalidArgument, "readonly_paths"},
       {"relative directory", [](Input& i) { i.config.set_working_dir("a"); }, StatusCode::kInvalidArgument,
        "working_dir"},
       {"capability", [](Input& i) { i.security()->mutable_capabilities()->add_add_capabilities("FLY"); },
@@ -355,6 +359,9 @@ TEST(Convert, Sandbox) {
     (*bad.mutable_linux()->mutable_sysctls())[name] = "1";
     EXPECT_EQ(ToSandboxSpec("s1", bad, "").status().code(), StatusCode::kInvalidArgument) << name;
   }
+  options->set_pid(api::TARGET);
+  EXPECT_EQ(ToSandboxSpec("s1", config, "").status().code(), StatusCode::kInvalidArgument);
+  options->set_pid(api::POD);
   options->mutable_userns_options()->set_mode(api::POD);
   EXPECT_EQ(ToSandboxSpec("s1", config, "").status().code(), StatusCode::kUnimplemented);
 }

@@ -1,13 +1,18 @@
 #include "cri/cri.h"
 
 #include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <csignal>
+#include <functional>
+#include <set>
 #include <thread>
 
+#include "api.grpc.pb.h"
 #include "cri/fakes.h"
+#include "cri/service.h"
 #include "runtime/base/path.h"
 
 namespace sock::cri {
@@ -238,6 +243,75 @@ TEST_F(CriTest, StatsComeFromCgroupsAndSamples) {
   fs.Clear();
   ASSERT_TRUE(cri->ImageFsInfo({}, &fs).ok());
   EXPECT_EQ(fs.container_filesystems(0).used_bytes().value(), 0u);
+}
+
+TEST_F(CriTest, RefusesWhatWouldSpoilThePodsFiles) {
+  auto run = [&](const std::function<void(api::PodSandboxConfig&)>& change) {
+    api::RunPodSandboxRequest q;
+    auto* c = q.mutable_config();
+    c->mutable_metadata()->set_name("p");
+    c->mutable_metadata()->set_namespace_("default");
+    c->mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_ipc(api::NODE);
+    change(*c);
+    api::RunPodSandboxResponse r;
+    return cri->RunPodSandbox(q, &r);
+  };
+  for (const char* hostname : {"a b", "a\nb", "a/b"}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(run([&](auto& c) { c.set_hostname(hostname); }))) << hostname;
+  }
+  EXPECT_TRUE(absl::IsInvalidArgument(run([](auto& c) { c.set_log_directory("a"); })));
+  EXPECT_TRUE(Pods().empty());
+  EXPECT_TRUE(run([](auto& c) { c.set_hostname("Web-1.example_x"); }).ok());
+}
+
+TEST_F(CriTest, KeepsAPodsNewResources) {
+  auto pod = Run("r");
+  api::UpdatePodSandboxResourcesRequest q;
+  q.set_pod_sandbox_id(*pod);
+  q.mutable_resources()->set_cpu_shares(-1);
+  EXPECT_TRUE(absl::IsInvalidArgument(cri->UpdatePodSandboxResources(q, nullptr)));
+  q.mutable_resources()->set_cpu_shares(512);
+  EXPECT_TRUE(cri->UpdatePodSandboxResources(q, nullptr).ok());
+  q.set_pod_sandbox_id("nosuch");
+  EXPECT_TRUE(absl::IsNotFound(cri->UpdatePodSandboxResources(q, nullptr)));
+}
+
+TEST_F(CriTest, StreamsListsAndNamesWhatIsMissing) {
+  for (int i = 0; i < 3; ++i) {
+    auto pod = Run("p" + std::to_string(i));
+    ASSERT_TRUE(pod.ok() && Create(*pod, "c").ok());
+  }
+  auto server = Server::Start(dir + "/cri.sock", cri.get());
+  ASSERT_TRUE(server.ok()) << server.status();
+  auto stub = api::RuntimeService::NewStub(
+      grpc::CreateChannel("unix:" + dir + "/cri.sock", grpc::InsecureChannelCredentials()));
+  {
+    grpc::ClientContext context;
+    api::StreamContainersResponse part;
+    std::set<std::string> ids;
+    auto reader = stub->StreamContainers(&context, {});
+    while (reader->Read(&part))
+      for (const auto& container : part.containers()) ids.insert(container.id());
+    EXPECT_TRUE(reader->Finish().ok());
+    EXPECT_EQ(ids.size(), 3u);
+  }
+  {
+    grpc::ClientContext context;
+    api::StreamPodSandboxesRequest q;
+    (*q.mutable_filter()->mutable_label_selector())["app"] = "p1";
+    api::StreamPodSandboxesResponse part;
+    auto reader = stub->StreamPodSandboxes(&context, q);
+    ASSERT_TRUE(reader->Read(&part));
+    ASSERT_EQ(part.pod_sandboxes_size(), 1);
+    EXPECT_EQ(part.pod_sandboxes(0).metadata().name(), "p1");
+    EXPECT_FALSE(reader->Read(&part));
+    EXPECT_TRUE(reader->Finish().ok());
+  }
+  grpc::ClientContext context;
+  api::AttachResponse r;
+  grpc::Status attach = stub->Attach(&context, {}, &r);
+  EXPECT_EQ(attach.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(attach.error_message(), "Attach is not supported");
 }
 
 TEST_F(CriTest, ABrokenRecordIsSetAside) {
