@@ -168,6 +168,8 @@ absl::Status Cri::RunPodSandbox(const api::RunPodSandboxRequest& request,
   std::move(undo).Cancel();
   std::move(release).Cancel();
   response->set_pod_sandbox_id(added->id);
+  Emit(api::CONTAINER_CREATED_EVENT, added->id, added->id);
+  Emit(api::CONTAINER_STARTED_EVENT, added->id, added->id);
   return absl::OkStatus();
 }
 
