@@ -1,0 +1,189 @@
+// Pods on a network that CNI plugins make: Debian's own bridge, host-local and portmap, through the daemon.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "runtime/base/text.h"
+#include "test/e2e/node.h"
+
+namespace sock::test {
+namespace {
+
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::SizeIs;
+
+// Networks, and their bridges' names.
+constexpr char kFirst[] = "csocke2e1", kOther[] = "csocke2e2";
+
+class CniTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    grpc::Status pulled = node_.Pull(node_.image());
+    ASSERT_TRUE(pulled.ok()) << pulled.error_message();
+    std::filesystem::create_directories(node_.dir() + "/cni");
+  }
+  void TearDown() override {
+    grpc::ClientContext context;
+    api::ListPodSandboxResponse pods;
+    ASSERT_TRUE(node_.runtime().ListPodSandbox(&context, {}, &pods).ok());
+    for (const auto& pod : pods.items()) EXPECT_TRUE(node_.RemovePod(pod.id()).ok());
+    EXPECT_THAT(Traces(), IsEmpty());
+    EXPECT_THAT(node_.Leftovers(), IsEmpty());
+    for (const char* bridge : {kFirst, kOther})
+      (void)system(Cat("ip link delete ", bridge, " 2>/dev/null").c_str());
+  }
+
+  // A network of Debian's plugins; `more` are further plugins of the list, each with a comma before it.
+  void Configure(const std::string& file, const std::string& name, const std::string& subnet,
+                 const std::string& more = "") {
+    std::ofstream(node_.dir() + "/cni.new")
+        << R"({"cniVersion": "1.0.0", "name": ")" << name
+        << R"(", "plugins": [{"type": "bridge", "bridge": ")" << name
+        << R"(", "isGateway": true, "ipMasq": true, "ipam": {"type": "host-local", "dataDir": ")"
+        << node_.dir() << R"(/ipam", "ranges": [[{"subnet": ")" << subnet
+        << R"("}]], "routes": [{"dst": "0.0.0.0/0"}]}}, )"
+        << R"({"type": "portmap", "capabilities": {"portMappings": true}})" << more << "]}";
+    std::filesystem::rename(node_.dir() + "/cni.new", node_.dir() + "/cni/" + file);
+  }
+
+  // The NetworkReady condition as the CRI's Status tells it.
+  api::RuntimeCondition NetworkReady() {
+    grpc::ClientContext context;
+    api::StatusRequest request;
+    api::StatusResponse response;
+    EXPECT_TRUE(node_.runtime().Status(&context, request, &response).ok());
+    for (const auto& condition : response.status().conditions())
+      if (condition.type() == "NetworkReady") return condition;
+    ADD_FAILURE() << "no NetworkReady";
+    return {};
+  }
+
+  std::string Ip(const std::string& pod) {
+    grpc::ClientContext context;
+    api::PodSandboxStatusRequest request;
+    api::PodSandboxStatusResponse response;
+    request.set_pod_sandbox_id(pod);
+    EXPECT_TRUE(node_.runtime().PodSandboxStatus(&context, request, &response).ok());
+    return response.status().network().ip();
+  }
+
+  static std::string Output(const std::string& command) {
+    std::string text;
+    FILE* pipe = popen(command.c_str(), "r");
+    char buffer[512];
+    for (size_t n; pipe != nullptr && (n = fread(buffer, 1, sizeof buffer, pipe)) > 0;)
+      text.append(buffer, n);
+    if (pipe != nullptr) pclose(pipe);
+    return text;
+  }
+
+  // What the plugins hold for pods: leases, ends of veth pairs in their bridge, rules for ports.
+  std::vector<std::string> Traces() const {
+    std::vector<std::string> found;
+    std::error_code none;
+    for (const auto& file : std::filesystem::recursive_directory_iterator(node_.dir() + "/ipam", none)) {
+      if (file.path().filename().string().starts_with("10."))
+        found.push_back("lease " + file.path().string());
+    }
+    for (const char* bridge : {kFirst, kOther}) {
+      std::string ports = Output(Cat("ip -o link show master ", bridge, " 2>/dev/null"));
+      if (!ports.empty()) found.push_back("port " + ports);
+    }
+    std::string rules = Output("iptables -w -t nat -S 2>/dev/null | grep '10[.]19[56][.]'");
+    if (!rules.empty()) found.push_back("rules " + rules);
+    return found;
+  }
+
+  std::string Serve(const std::string& name, api::PodSandboxConfig config) {
+    std::string pod = node_.RunPod(config);
+    std::string container =
+        node_.Create(pod, config,
+                     node_.ContainerConfig(
+                         name, {"sh", "-c", "echo hello > /tmp/index.html; exec httpd -f -p 8080 -h /tmp"}));
+    EXPECT_TRUE(node_.Start(container).ok());
+    return pod;
+  }
+  static bool Answers(const std::string& address) {
+    std::string ask = Cat("for i in $(seq 100); do busybox wget -qO- http://", address,
+                          "/ 2>/dev/null && exit 0; done; exit 1");
+    return Output(ask) == "hello\n";
+  }
+
+  Node node_;
+};
+
+TEST_F(CniTest, APodIsReachedByItsAddressAndItsPort) {
+  Configure("10-e2e.conflist", kFirst, "10.196.0.0/24");
+  api::RuntimeCondition ready = NetworkReady();
+  EXPECT_TRUE(ready.status()) << ready.message();
+  api::PodSandboxConfig config = node_.PodConfig("web");
+  auto* port = config.add_port_mappings();
+  port->set_container_port(8080);
+  port->set_host_port(18196);
+  std::string pod = Serve("web", config);
+  std::string ip = Ip(pod);
+  EXPECT_THAT(ip, HasSubstr("10.196.0."));
+  EXPECT_TRUE(Answers(ip + ":8080"));
+  EXPECT_TRUE(Answers("10.196.0.1:18196"));
+  EXPECT_THAT(Traces(), SizeIs(3));  // the lease, the bridge's port and the rules: TearDown sees them gone
+}
+
+TEST_F(CniTest, AFailingPluginFailsThePodAndLeavesNothing) {
+  Configure("10-e2e.conflist", kFirst, "10.196.0.0/24",
+            R"(, {"type": "tuning", "sysctl": {"net.ipv4.no_such_name": "1"}})");
+  grpc::Status status;
+  node_.RunPod(node_.PodConfig("fails"), "sock", &status);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_THAT(status.error_message(), HasSubstr("cni ADD by plugin `tuning`"));
+  EXPECT_THAT(status.error_message(), HasSubstr("no_such_name"));
+  EXPECT_THAT(Traces(), IsEmpty());
+  EXPECT_THAT(node_.Leftovers(), IsEmpty());
+  grpc::ClientContext context;
+  api::ListPodSandboxResponse pods;
+  ASSERT_TRUE(node_.runtime().ListPodSandbox(&context, {}, &pods).ok());
+  EXPECT_THAT(pods.items(), IsEmpty());
+  // The same pod, once the plugin works.
+  Configure("10-e2e.conflist", kFirst, "10.196.0.0/24");
+  EXPECT_THAT(Ip(node_.RunPod(node_.PodConfig("fails"))), HasSubstr("10.196.0."));
+}
+
+TEST_F(CniTest, AMissingPluginIsNamedByStatus) {
+  EXPECT_TRUE(NetworkReady().status());  // the built-in bridge
+  Configure("10-e2e.conflist", kFirst, "10.196.0.0/24", R"(, {"type": "no-such-plugin"})");
+  api::RuntimeCondition ready = NetworkReady();
+  EXPECT_FALSE(ready.status());
+  EXPECT_THAT(ready.message(), HasSubstr("no-such-plugin"));
+  std::ofstream(node_.dir() + "/cni/10-e2e.conflist") << "{\"cniVersion\": \"1.0.0\"";
+  ready = NetworkReady();
+  EXPECT_FALSE(ready.status());
+  EXPECT_THAT(ready.message(), HasSubstr("10-e2e.conflist"));
+  grpc::Status status;
+  node_.RunPod(node_.PodConfig("none"), "sock", &status);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_THAT(status.error_message(), HasSubstr("10-e2e.conflist"));
+}
+
+TEST_F(CniTest, EachPodLeavesTheNetworkItCameTo) {
+  std::string built_in = node_.RunPod(node_.PodConfig("built-in"));
+  EXPECT_THAT(Ip(built_in), HasSubstr("10.201.0."));
+  Configure("10-e2e.conflist", kFirst, "10.196.0.0/24");
+  std::string first = node_.RunPod(node_.PodConfig("first"));
+  EXPECT_THAT(Ip(first), HasSubstr("10.196.0."));
+  Configure("00-other.conflist", kOther, "10.195.0.0/24");  // comes before the other
+  std::string second = node_.RunPod(node_.PodConfig("second"));
+  EXPECT_THAT(Ip(second), HasSubstr("10.195.0."));
+  // The daemon comes back to no configuration at all, and lets each pod go by its own.
+  node_.KillDaemon(SIGKILL);
+  std::filesystem::remove_all(node_.dir() + "/cni");
+  node_.StartDaemon();
+  for (const std::string& pod : {second, built_in, first}) EXPECT_TRUE(node_.RemovePod(pod).ok());
+  EXPECT_THAT(Traces(), IsEmpty());
+  EXPECT_THAT(Ip(node_.RunPod(node_.PodConfig("again"))), HasSubstr("10.201.0."));
+}
+
+}  // namespace
+}  // namespace sock::test
