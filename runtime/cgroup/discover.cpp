@@ -1,6 +1,7 @@
 #include <libcgroup.h>
 #include <mntent.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "runtime/base/status.h"
@@ -66,13 +67,39 @@ absl::StatusOr<Layout> Discover() {
 
 }  // namespace cgroup
 
+namespace {
+
+absl::Status CheckSystemd() {
+  if (!cgroup::Exists("/run/systemd/system")) {  // sd_booted(3)
+    return absl::FailedPreconditionError(
+        "cgroup driver `systemd`: this machine was not booted with systemd (no `/run/systemd/system`); use "
+        "`cgroupfs`");
+  }
+  return absl::UnimplementedError(
+      "cgroup driver `systemd`: scopes are not made over D-Bus; use `cgroupfs`, here and in kubelet");
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<CgroupManager>> CgroupManager::Open(const std::string& driver) {
   if (driver != "cgroupfs" && driver != "systemd") {
     return absl::InvalidArgumentError(Cat("cgroup driver `", driver, "`: must be `cgroupfs` or `systemd`"));
   }
   bool systemd = driver == "systemd";
+  if (systemd) RETURN_IF_ERROR(CheckSystemd());
   ASSIGN_OR_RETURN(cgroup::Layout layout, cgroup::Discover());
-  if (layout.mode == CgroupMode::kV2) return cgroup::MakeV2(layout.unified, systemd);
+  if (layout.mode == CgroupMode::kV2) {
+    std::string have = Cat(" ", cgroup::ReadText(layout.unified + "/cgroup.controllers"), " ");
+    std::ranges::replace(have, '\n', ' ');
+    for (const char* needed : {"cpu", "memory", "pids"}) {
+      if (have.find(Cat(" ", needed, " ")) == have.npos) {
+        return absl::FailedPreconditionError(
+            Cat("discover cgroups: controller `", needed, "` is not given to `", layout.unified, "`"));
+      }
+    }
+    RETURN_IF_ERROR_AS(cgroup::EnableControllers(layout.unified), "discover cgroups");
+    return cgroup::MakeV2(layout.unified, systemd);
+  }
   for (const char* needed : {"cpu", "memory"}) {
     if (!layout.controllers.contains(needed)) {
       return absl::FailedPreconditionError(Cat("discover cgroups: controller `", needed, "` is not mounted"));

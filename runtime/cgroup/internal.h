@@ -30,6 +30,13 @@ absl::StatusOr<Layout> Discover();
 std::unique_ptr<CgroupManager> MakeV1(Layout layout, bool systemd);
 std::unique_ptr<CgroupManager> MakeV2(std::string root, bool systemd);
 
+// ---- v2.cpp
+
+// Hands the controllers that cgroup2's `dir` has to the cgroups below it. FAILED_PRECONDITION where it holds
+// processes (the "no internal process" rule of cgroup-v2.rst); what the kernel refuses for other reasons is
+// left out.
+absl::Status EnableControllers(const std::string& dir);
+
 // ---- systemd_path.cpp: pure
 
 // "a-b.slice" -> "a.slice/a-b.slice" (systemd.slice(5)); "-.slice" is the root, "".

@@ -51,10 +51,6 @@ absl::StatusOr<CgroupStats> TreeManager::Stats(const std::string& path) const {
 absl::StatusOr<CgroupEntry> TreeManager::Entry(const std::string& path) const {
   ASSIGN_OR_RETURN(std::string clean, Normalize(path, systemd_));
   CgroupEntry entry;
-  if (mode() == CgroupMode::kV2) {
-    ASSIGN_OR_RETURN(entry.unified, OpenPath(Dirs(clean).front(), O_RDONLY | O_DIRECTORY));
-    return entry;
-  }
   // A thread that moves itself by `tasks` takes no lock against forks and exits, where `cgroup.procs` waits
   // for an RCU grace period, 10 to 20 ms (kernel/cgroup/cgroup.c, cgroup_procs_write_start). A forked child
   // is one thread.

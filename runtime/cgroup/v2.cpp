@@ -37,6 +37,7 @@ class V2Manager : public TreeManager {
   V2Manager(std::string root, bool systemd) : TreeManager(systemd), root_(std::move(root)) {}
 
   CgroupMode mode() const override { return CgroupMode::kV2; }
+  absl::StatusOr<CgroupEntry> Entry(const std::string& path) const override;
   absl::Status KillAll(const std::string& path, int timeout_ms) override;
   absl::Status Freeze(const std::string& path, bool frozen) override;
 
@@ -50,9 +51,9 @@ class V2Manager : public TreeManager {
   const std::string root_;
 };
 
-// Hands to `dir`'s children the controllers that it has itself. What can't be handed down (threaded or busy
-// cgroups) is left: a limit that needs it names its missing file.
-void EnableControllers(const std::string& dir) {
+}  // namespace
+
+absl::Status EnableControllers(const std::string& dir) {
   std::string on = " " + ReadText(dir + "/cgroup.subtree_control"),
               have = " " + ReadText(dir + "/cgroup.controllers");
   for (std::string* text : {&on, &have}) std::ranges::replace(*text, '\n', ' ');
@@ -64,17 +65,49 @@ void EnableControllers(const std::string& dir) {
     wanted.push_back("+" + name);
     all += (all.empty() ? "+" : " +") + name;
   }
-  if (wanted.empty() || WriteExisting(dir + "/cgroup.subtree_control", all).ok()) return;
-  for (const std::string& one : wanted) (void)WriteExisting(dir + "/cgroup.subtree_control", one);
+  if (wanted.empty()) return absl::OkStatus();
+  absl::Status status = WriteExisting(dir + "/cgroup.subtree_control", all);
+  if (ErrnoOf(status) == EBUSY) {
+    return absl::FailedPreconditionError(
+        Cat("cgroup `", dir,
+            "`: has processes of its own, and so can't hand controllers to cgroups below it; move ",
+            "them to a cgroup below it"));
+  }
+  // What the kernel doesn't give (threaded cgroups, cpu beside real-time tasks) a limit that needs it names.
+  if (!status.ok()) {
+    for (const std::string& one : wanted) (void)WriteExisting(dir + "/cgroup.subtree_control", one);
+  }
+  return absl::OkStatus();
 }
 
+namespace {
+
 absl::Status V2Manager::Make(const std::string& path, std::vector<std::string>* made) {
-  EnableControllers(root_);
+  RETURN_IF_ERROR(EnableControllers(root_));
   for (size_t end = path.find('/'); end != path.npos; end = path.find('/', end + 1)) {
     RETURN_IF_ERROR(MakeCgroup(root_, path.substr(0, end), made));
-    EnableControllers(Cat(root_, "/", path.substr(0, end)));
+    RETURN_IF_ERROR(EnableControllers(Cat(root_, "/", path.substr(0, end))));
   }
   return MakeCgroup(root_, path, made);
+}
+
+// A container that has handed controllers to cgroups of its own (systemd in a pod) can hold no process in its
+// cgroup itself any more: whoever comes joins its first process.
+absl::StatusOr<CgroupEntry> V2Manager::Entry(const std::string& path) const {
+  ASSIGN_OR_RETURN(std::string clean, Normalize(path, systemd_));
+  std::string dir = Cat(root_, "/", clean);
+  if (!ReadText(dir + "/cgroup.subtree_control").empty()) {
+    if (std::vector<pid_t> pids = PidsOf({dir}); !pids.empty()) {
+      std::string line = Cat(pids.front(), "\n");
+      for (const std::string& below : TreeOf(dir)) {
+        std::string procs = ReadText(below + "/cgroup.procs");
+        if (procs.starts_with(line) || procs.find("\n" + line) != procs.npos) dir = below;
+      }
+    }
+  }
+  CgroupEntry entry;
+  ASSIGN_OR_RETURN(entry.unified, OpenPath(dir, O_RDONLY | O_DIRECTORY));
+  return entry;
 }
 
 absl::Status V2Manager::Limit(const std::string& path, const oci::Resources& r) {
@@ -114,6 +147,10 @@ absl::Status V2Manager::Limit(const std::string& path, const oci::Resources& r) 
     std::string file = Cat(dir, "/hugetlb.", size, ".max");
     if (bytes == 0 && !Exists(file)) continue;  // Kubernetes names every size: nothing there to limit
     settings.push_back({file, Cat(bytes), "hugepage_limits"});
+    // Also what is only reserved: else a mapping succeeds and its use ends in SIGBUS (hugetlb in
+    // cgroup-v2.rst).
+    if (std::string reserved = Cat(dir, "/hugetlb.", size, ".rsvd.max"); Exists(reserved))
+      settings.push_back({reserved, Cat(bytes), "hugepage_limits"});
   }
   for (const auto& [key, value] : r.unified) settings.push_back({Cat(dir, "/", key), value, "unified"});
   if (r.devices.empty()) return Apply(settings);
