@@ -68,8 +68,8 @@ double Since(steady_clock::time_point begin) {
 absl::Status ChildError(const absl::Status& status) {
   switch (ErrnoOf(status)) {
     case ENOENT:
-    case ENOTDIR:
       return WithCode(status, absl::StatusCode::kNotFound);
+    case ENOTDIR:
     case EACCES:
     case ENOEXEC:
     case ELOOP:
@@ -564,7 +564,11 @@ absl::StatusOr<ContainerInfo> LeanRuntime::CreateContainer(const ContainerSpec& 
   if (log.valid()) fds.push_back(log.get());
   absl::Cleanup forget = [&] { Forget(spec.id).IgnoreError(); };
   absl::StatusOr<monitor::Answer> answer = Call(request, fds);
-  if (!answer.ok()) return ChildError(Annotate(answer.status(), "build the container"));
+  if (!answer.ok()) {
+    if (auto stats = cgroups_->Stats(cgroup); stats.ok() && stats->oom_kills > 0)
+      return absl::ResourceExhaustedError("memory_limit is too small even to build the container");
+    return ChildError(Annotate(answer.status(), "build the container"));
+  }
   ASSIGN_OR_RETURN(container->process, OpenPid(answer->reply.pid()));
   container->build_ms = Since(begin);
   ContainerInfo info{container->process.pid, prepared.user};

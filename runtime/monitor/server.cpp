@@ -53,8 +53,8 @@ absl::Status FromReport(const Report& report) {
   absl::Status status(absl::StatusCode::kInternal, Cat(report.step(), ": ", report.text()));
   if (err == 0) return status;
   absl::Status of_errno = ErrnoStatus(err, "");
-  absl::StatusCode code = err == ENOENT || err == ENOTDIR ? absl::StatusCode::kNotFound
-                          : err == EACCES || err == ENOEXEC || err == EINVAL
+  absl::StatusCode code = err == ENOENT ? absl::StatusCode::kNotFound
+                          : err == EACCES || err == ENOEXEC || err == EINVAL || err == ENOTDIR
                               ? absl::StatusCode::kInvalidArgument
                               : of_errno.code();
   absl::Status result(code, status.message());

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <functional>
 #include <thread>
 
 #include "test/e2e/node.h"
@@ -197,6 +198,29 @@ TEST_F(PodTest, BadInputNamesTheFieldAndLeavesNothing) {
 
   status = node_.Pull("127.0.0.1:1/UPPER");
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+
+  struct {
+    std::function<void(api::ContainerConfig&)> change;
+    grpc::StatusCode code;
+    const char* text;
+  } table[] = {
+      {[&](auto& c) {  // a directory cannot lie on a file
+         c.add_mounts()->set_container_path("/etc/passwd");
+         c.mutable_mounts(0)->set_host_path(node_.dir());
+       },
+       grpc::StatusCode::INVALID_ARGUMENT, "/etc/passwd"},
+      {[](auto& c) { c.set_working_dir("/etc/passwd"); }, grpc::StatusCode::INVALID_ARGUMENT, "cwd"},
+      {[](auto& c) { c.mutable_linux()->mutable_resources()->set_memory_limit_in_bytes(1); },
+       grpc::StatusCode::RESOURCE_EXHAUSTED, "memory_limit"},
+      {[](auto& c) { c.set_log_path("no/such/dir.log"); }, grpc::StatusCode::NOT_FOUND, "log_path"},
+  };
+  for (const auto& bad : table) {
+    config = node_.ContainerConfig("bad", {"sleep", "1"});
+    bad.change(config);
+    node_.Create(pod_, config_, config, &status);
+    EXPECT_EQ(status.error_code(), bad.code) << status.error_message();
+    EXPECT_THAT(status.error_message(), HasSubstr(bad.text));
+  }
 }
 
 TEST_F(PodTest, VolumesAreReadOnlyWhenAsked) {
