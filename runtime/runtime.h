@@ -52,7 +52,6 @@ struct ContainerSpec {
   bool stdin_open = false, stdin_once = false;
   std::string target_pid_container;  // NamespaceMode TARGET: join that container's PID namespace
   bool host_network = false, host_ipc = false, host_pid = false, shared_pid = false;
-  bool in_user_namespace = false;  // of the sandbox
 };
 
 struct ExitInfo {

@@ -5,6 +5,7 @@
 #include <linux/keyctl.h>
 #include <linux/seccomp.h>
 #include <sched.h>
+#include <sys/fsuid.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -40,9 +41,10 @@ class Child {
     umask(0);
     // Nobody in the container may look into this process before it is the program (ptrace(2), /proc/PID/fd).
     prctl(PR_SET_DUMPABLE, 0);
+    RETURN_IF_ERROR(GivePipes());
+    RETURN_IF_ERROR(Limits());  // raising one needs a capability of the host's
     RETURN_IF_ERROR(Join());
-    RETURN_IF_ERROR(Limits());
-    if (plan_.has_root()) RETURN_IF_ERROR(BuildFilesystem(plan_, fds_, step_));
+    if (plan_.has_root()) RETURN_IF_ERROR(Build());
     fds_.clear();
     setsid();  // fails only where it leads its session already
     if (plan_.terminal()) RETURN_IF_ERROR(OpenTerminal());
@@ -107,6 +109,58 @@ class Child {
     return absl::OkStatus();
   }
 
+  // A pipe is the user's, so that opening /dev/stdout again is permitted.
+  absl::Status GivePipes() {
+    step_ = "stdio";
+    const uid_t owner = plan_.has_host_uid() ? plan_.host_uid() : plan_.uid();
+    for (int i = 0; i < 3; ++i) {
+      struct stat st;
+      if (fstat(stdio_[i], &st) == 0 && S_ISFIFO(st.st_mode) && st.st_uid != owner &&
+          fchown(stdio_[i], owner, static_cast<gid_t>(-1)) < 0)
+        return ErrnoStatus(errno, Cat("change owner of standard descriptor ", i));
+    }
+    return absl::OkStatus();
+  }
+
+  // user_namespaces(7), mount_namespaces(7): the root is built by the host's root in a mount namespace of the
+  // host's; in the copy that is made inside the user namespace nothing of it can be remounted or taken off.
+  absl::Status Build() {
+    if (!plan_.has_user_ns()) return BuildFilesystem(plan_, fds_, step_);
+    step_ = "user namespace";
+    RETURN_IF_ERROR(CreateFilesAs(plan_.host_root_uid(), plan_.host_root_gid()));
+    RETURN_IF_ERROR(BuildFilesystem(plan_, fds_, step_));
+    step_ = "user namespace";
+    RETURN_IF_ERROR(CreateFilesAs(0, 0));
+    if (setns(At(plan_.user_ns()), CLONE_NEWUSER) < 0) return ErrnoStatus(errno, "enter user namespace");
+    RETURN_IF_ERROR(BecomeRoot());
+    if (unshare(CLONE_NEWNS) < 0) return ErrnoStatus(errno, "make mount namespace in user namespace");
+    return absl::OkStatus();
+  }
+
+  // Files, file systems and devices made from here on belong to these ids. credentials(7): leaving fsuid 0
+  // takes capabilities from the effective set, which are put back.
+  static absl::Status CreateFilesAs(uid_t uid, gid_t gid) {
+    setfsgid(gid);
+    setfsuid(uid);
+    if (static_cast<uid_t>(setfsuid(static_cast<uid_t>(-1))) != uid ||
+        static_cast<gid_t>(setfsgid(static_cast<gid_t>(-1))) != gid)
+      return ErrnoStatus(EPERM, Cat("create files as user ", uid, " and group ", gid));
+    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct data[2]{};
+    if (syscall(SYS_capget, &header, data) < 0) return ErrnoStatus(errno, "read capabilities");
+    for (__user_cap_data_struct& half : data) half.effective = half.permitted;
+    if (syscall(SYS_capset, &header, data) < 0) return ErrnoStatus(errno, "set capabilities");
+    return absl::OkStatus();
+  }
+
+  // In a user namespace just entered: its root, with no group of the host's.
+  static absl::Status BecomeRoot() {
+    if (setgroups(0, nullptr) < 0) return ErrnoStatus(errno, "drop supplementary groups");
+    if (setresgid(0, 0, 0) < 0) return ErrnoStatus(errno, "become the user namespace's root group");
+    if (setresuid(0, 0, 0) < 0) return ErrnoStatus(errno, "become the user namespace's root");
+    return absl::OkStatus();
+  }
+
   absl::Status Join() {
     step_ = "cgroup";
     for (int index : plan_.cgroup_procs())
@@ -129,6 +183,7 @@ class Child {
     for (const auto& join : joins)
       if (join.wanted && setns(At(join.index), join.type) < 0)
         return ErrnoStatus(errno, Cat("enter ", join.name, " namespace"));
+    if (plan_.join_flags() & CLONE_NEWUSER) RETURN_IF_ERROR(BecomeRoot());
     if (plan_.new_cgroup_ns() && unshare(CLONE_NEWCGROUP) < 0)
       return ErrnoStatus(errno, "make cgroup namespace");
     if (!plan_.hostname().empty() && sethostname(plan_.hostname().data(), plan_.hostname().size()) < 0)
@@ -196,11 +251,6 @@ class Child {
     }
     for (int i = 0; i < 3; ++i) {
       if (dup2(high[i].get(), i) < 0) return ErrnoStatus(errno, Cat("set standard descriptor ", i));
-      // A pipe is the user's, so that opening /dev/stdout again is permitted.
-      struct stat st;
-      if (plan_.uid() != 0 && fstat(i, &st) == 0 && S_ISFIFO(st.st_mode) && st.st_uid != plan_.uid() &&
-          fchown(i, plan_.uid(), static_cast<gid_t>(-1)) < 0)
-        return ErrnoStatus(errno, Cat("change owner of standard descriptor ", i));
     }
     slave_.Reset();
     return absl::OkStatus();

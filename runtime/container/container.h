@@ -21,10 +21,22 @@ struct PreparedPlan {
 
 struct SandboxNamespaces {  // invalid: the host's
   Fd user, net, ipc, uts, pid;
+  // Those of idmapped mounts whose mappings aren't the sandbox's own; made for nothing else.
+  struct Mapped {
+    std::vector<oci::IdMapping> uids, gids;
+    Fd user;
+  };
+  std::vector<Mapped> mapped;
 };
 
+// An option of a bind mount, of our own: its mounts are copied in a mount namespace made for that. Such a
+// namespace lacks the files of mount namespaces pinned in the tree (as snap's under /run/snapd/ns); with those,
+// the child cannot attach the copy: ELOOP, since its namespace is younger. It costs a copy of the whole table.
+inline constexpr char kCloneApart[] = "clone-apart";
+
 // In the daemon. Opens and clones every mount, mounts the overlay detached, resolves the user, compiles
-// seccomp (cached). Errors as Runtime::CreateContainer. `fds` hold everything, so nothing is left behind when
+// seccomp (cached). With `namespaces.user`, `spec.spec` holds its mappings, and an id that they lack is
+// INVALID_ARGUMENT. Errors as Runtime::CreateContainer. `fds` hold everything, so nothing is left behind when
 // the result is dropped.
 absl::StatusOr<PreparedPlan> PrepareContainer(const ContainerSpec& spec, const SandboxNamespaces& namespaces,
                                               CgroupEntry cgroup);

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <linux/sched.h>
 #include <sched.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -102,6 +103,32 @@ class ContainerTest : public testing::Test {
         .join();
     ASSERT_TRUE(namespaces_.uts.valid());
   }
+  // A user namespace of 65536 ids from 300000, and network, IPC and UTS namespaces that belong to it.
+  void UseUserNamespace() {
+    spec_.spec.uid_mappings = spec_.spec.gid_mappings = {{0, 300000, 65536}};
+    Pipe hold = *MakePipe();
+    clone_args args{};
+    args.flags = CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
+    args.exit_signal = SIGCHLD;
+    pid_t pid = static_cast<pid_t>(syscall(SYS_clone3, &args, sizeof args));
+    if (pid == 0) {
+      hold.write.Reset();
+      char byte;
+      _exit(read(hold.read.get(), &byte, 1) == 0 ? 0 : 1);
+    }
+    ASSERT_GT(pid, 0);
+    for (const char* file : {"uid_map", "gid_map"})
+      EXPECT_TRUE(WriteExisting(Cat("/proc/", pid, "/", file), "0 300000 65536").ok());
+    for (auto [kind, fd] : {std::pair{"user", &namespaces_.user},
+                            {"net", &namespaces_.net},
+                            {"ipc", &namespaces_.ipc},
+                            {"uts", &namespaces_.uts}})
+      *fd = *OpenPath(Cat("/proc/", pid, "/ns/", kind), O_RDONLY);
+    hold.write.Reset();
+    waitpid(pid, nullptr, 0);
+    ASSERT_EQ(chown((dir_ + "/upper").c_str(), 300000, 300000), 0);
+    spec_.spec.mounts[2].options.push_back("gid=5");
+  }
   void TearDown() override { EXPECT_TRUE(RemoveTree(dir_).ok()); }
 
   void Write(const std::string& name, const std::string& text) { std::ofstream(dir_ + "/" + name) << text; }
@@ -193,6 +220,75 @@ TEST_F(ContainerTest, BecomesTheUser) {
   out = Shell("$b grep -E 'Cap|NoNew' /proc/self/status").output;
   EXPECT_THAT(out, HasSubstr("CapEff:\t0000000000002020"));
   EXPECT_THAT(out, HasSubstr("NoNewPrivs:\t0"));
+}
+
+TEST_F(ContainerTest, LivesInAUserNamespace) {
+  UseUserNamespace();
+  oci::Mount& volume = spec_.spec.mounts.back();
+  volume.uid_mappings = spec_.spec.uid_mappings;
+  volume.gid_mappings = spec_.spec.gid_mappings;
+  std::filesystem::create_directories(dir_ + "/plain");
+  Write("plain/file", "x");
+  spec_.spec.mounts.push_back({"/rw", "bind", dir_ + "/plain", {"rbind", "rprivate"}});
+  spec_.spec.mounts.back().uid_mappings = spec_.spec.mounts.back().gid_mappings = spec_.spec.uid_mappings;
+  std::filesystem::create_directories(dir_ + "/unmapped");
+  spec_.spec.mounts.push_back({"/unmapped", "bind", dir_ + "/unmapped", {"rbind", "rprivate"}});
+  spec_.spec.process.capabilities.bounding = spec_.spec.process.capabilities.permitted =
+      spec_.spec.process.capabilities.effective = {"CAP_SYS_ADMIN", "CAP_CHOWN",  "CAP_DAC_OVERRIDE",
+                                                   "CAP_MKNOD",     "CAP_SETUID", "CAP_NET_ADMIN"};
+  spec_.spec.devices = {{"/dev/mine", 'c', 1, 5, 0640, 0, 6, "/dev/zero"}};
+  std::string out =
+      Shell(
+          "$b cat /proc/self/uid_map; $b id; $b hostname; $b stat -c '%n %u:%g %a' / /bin/busybox "
+          "/volume/data /dev /dev/null /dev/pts/ptmx /dev/mine /rw/file /unmapped; echo x >/dev/null && "
+          "echo null-ok; $b dd if=/dev/mine bs=1 count=1 2>/dev/null | $b wc -c; "
+          "echo made >/made; $b chown 7:8 /made; $b touch /rw/made; $b chown 7:8 /rw/made; "
+          "echo more >>/bin/text; $b mkdir /dev/shm; "
+          "$b mount -o remount,rw,bind /volume; $b umount /volume; $b umount /proc; "
+          "$b mount -o remount,bind,rw /proc/sys; $b mknod /tmpdev c 1 3; "
+          "echo x >/unmapped/new || echo unmapped-refused; "
+          "$b mkdir /mnt; $b mount -t tmpfs none /mnt && echo own-mount; $b ip link set lo up && echo lo-up; "
+          "echo x >/dev/stdout && echo stdout-ok; "
+          "$b grep CapEff /proc/self/status")
+          .output;
+  EXPECT_THAT(out, testing::ContainsRegex("^ +0 +300000 +65536\n"));
+  EXPECT_THAT(out, HasSubstr("uid=0(root) gid=0(root) groups=0(root)\n"));
+  EXPECT_THAT(out, HasSubstr("\ninside\n"));
+  for (const char* owned : {"/ 0:0", "/bin/busybox 0:0", "/volume/data 0:0", "/dev 0:0", "/dev/null 0:0 666",
+                            "/dev/mine 0:6 640", "/rw/file 0:0", "/unmapped 65534:65534"})
+    EXPECT_THAT(out, HasSubstr(std::string("\n") + owned));
+  EXPECT_THAT(out, HasSubstr("null-ok\n1\n"));
+  EXPECT_THAT(out, HasSubstr("unmapped-refused"));
+  EXPECT_THAT(out, HasSubstr("own-mount\nlo-up\nx\nstdout-ok\nCapEff:\t0000000008201083"));
+  // Neither is the read-only volume made writable, nor is what hides /proc/sys.
+  EXPECT_THAT(out, testing::ContainsRegex("mount: permission denied[^\n]*\numount"));
+  EXPECT_THAT(out, testing::ContainsRegex("mount: permission denied[^\n]*\nmknod"));
+  EXPECT_THAT(out, HasSubstr("umount: can't unmount /volume: Invalid argument"));
+  EXPECT_THAT(out, HasSubstr("umount: can't unmount /proc: Invalid argument"));
+  EXPECT_THAT(out, HasSubstr("/tmpdev: Operation not permitted"));
+  struct stat st;
+  ASSERT_EQ(stat((dir_ + "/upper/made").c_str(), &st), 0);
+  EXPECT_EQ(st.st_uid, 300007u);
+  EXPECT_EQ(st.st_gid, 300008u);
+  ASSERT_EQ(stat((dir_ + "/plain/made").c_str(), &st), 0);
+  EXPECT_EQ(st.st_uid, 7u);
+  EXPECT_EQ(st.st_gid, 8u);
+  ASSERT_EQ(stat((dir_ + "/upper/bin/text").c_str(), &st), 0);
+  EXPECT_EQ(st.st_uid, 300000u) << "copied up";
+  EXPECT_EQ(ReadFile(dir_ + "/lower/bin/text").value_or(""), "echo hi\n");
+
+  spec_.user.uid = 65536;
+  absl::Status unmapped = Prepare().status();
+  EXPECT_EQ(unmapped.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(unmapped.message()), HasSubstr("user 65536 is not mapped"));
+  spec_.user.uid = 33;
+  EXPECT_THAT(Shell("$b id -u; $b touch /volume/x; echo x >/dev/stdout && echo stdout-ok").output,
+              testing::AllOf(HasSubstr("33\n"), HasSubstr("x\nstdout-ok")));
+  spec_.spec.mounts[6].source = "/proc/self";
+  absl::Status unable = Prepare().status();
+  EXPECT_EQ(unable.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(unable.message()),
+              HasSubstr("`/proc/self` lies on a file system that can't be idmapped"));
 }
 
 TEST_F(ContainerTest, NamesWhatIsWrong) {

@@ -10,11 +10,16 @@
 namespace sock::runtime {
 
 // The root file system as a detached mount (fsmount(2)): an overlay, or for a single layer without an upper
-// directory a read-only copy of its mount. NOT_FOUND names a missing directory.
-absl::StatusOr<Fd> MountRootfs(const oci::Rootfs& rootfs);
+// directory a read-only copy of its mount. With `user_ns` (else -1) the layers, which are shared, are
+// idmapped by it, and the upper directory is taken as it is: of the namespace's root. NOT_FOUND names a
+// missing directory.
+absl::StatusOr<Fd> MountRootfs(const oci::Rootfs& rootfs, int user_ns);
 
-// Fills `plan` from `mount`. For a bind mount `tree` becomes its detached copy. INVALID_ARGUMENT names the
-// field; NOT_FOUND a missing source; UNIMPLEMENTED idmapped mounts.
-absl::Status PrepareMount(const oci::Mount& mount, PlanMount& plan, Fd& tree);
+// Fills `plan` from `mount`. For a bind mount `tree` becomes its detached copy, idmapped by `user_ns` unless
+// -1: the mount itself, not what is mounted below it (mount_setattr(2)). A mount of type "overlay" with
+// nothing but "lowerdir+=" (and "subpath=", a path in it) becomes a read-only detached one, idmapped
+// likewise. INVALID_ARGUMENT names the field, and the mount whose file system can't be idmapped; NOT_FOUND a
+// missing source.
+absl::Status PrepareMount(const oci::Mount& mount, int user_ns, PlanMount& plan, Fd& tree);
 
 }  // namespace sock::runtime

@@ -10,6 +10,7 @@
 #include <cctype>
 #include <string>
 
+#include "absl/strings/numbers.h"
 #include "runtime/base/channel.h"
 #include "runtime/base/path.h"
 #include "runtime/base/pidref.h"
@@ -72,6 +73,40 @@ bool HasVariable(const Plan& plan, std::string_view name) {
   });
 }
 
+// user_namespaces(7): the host's id of the namespace's `id`.
+absl::StatusOr<uint32_t> HostId(const std::vector<oci::IdMapping>& mappings, uint32_t id,
+                                std::string_view what) {
+  for (const oci::IdMapping& mapping : mappings)
+    if (id >= mapping.container_id && id - mapping.container_id < mapping.size)
+      return mapping.host_id + (id - mapping.container_id);
+  return absl::InvalidArgumentError(Cat(what, " ", id, " is not mapped in the pod's user namespace"));
+}
+
+// The user namespace that `mount` is idmapped by; -1: none.
+absl::StatusOr<int> UserNsOf(const oci::Mount& mount, const oci::Spec& spec,
+                             const SandboxNamespaces& namespaces) {
+  if (mount.uid_mappings.empty() && mount.gid_mappings.empty()) return -1;
+  if (namespaces.user.valid() && mount.uid_mappings == spec.uid_mappings &&
+      mount.gid_mappings == spec.gid_mappings)
+    return namespaces.user.get();
+  for (const SandboxNamespaces::Mapped& one : namespaces.mapped)
+    if (mount.uid_mappings == one.uids && mount.gid_mappings == one.gids) return one.user.get();
+  return absl::InternalError(
+      Cat("mounts[].uidMappings: no user namespace was made for `", mount.source, "`"));
+}
+
+// Options of file systems (devpts's group of terminals) mean ids as the mounter counts them: the host's root.
+// An id that isn't mapped stays nobody's.
+void MapIds(const oci::Spec& spec, PlanMount& mount) {
+  for (std::string& option : *mount.mutable_options()) {
+    const bool gid = option.starts_with("gid=");
+    uint32_t id = 0;
+    if ((!gid && !option.starts_with("uid=")) || !absl::SimpleAtoi(option.substr(4), &id)) continue;
+    absl::StatusOr<uint32_t> host = HostId(gid ? spec.gid_mappings : spec.uid_mappings, id, "option");
+    if (host.ok()) option = Cat(option.substr(0, 4), *host);
+  }
+}
+
 // What a container's first process and a further one have in common.
 absl::Status PrepareProcess(const ContainerSpec& container, const oci::User& user, const std::string& home,
                             const std::vector<std::string>& args, CgroupEntry cgroup,
@@ -86,9 +121,13 @@ absl::Status PrepareProcess(const ContainerSpec& container, const oci::User& use
   std::string cwd = process.cwd.empty() ? "/" : process.cwd;
   if (!cwd.starts_with('/'))
     return absl::InvalidArgumentError(Cat("process.cwd: `", cwd, "` is not an absolute path"));
-  if (container.in_user_namespace || !container.spec.uid_mappings.empty())
-    return absl::UnimplementedError("uid_mappings: user namespaces are not supported");
-
+  if (!container.spec.uid_mappings.empty()) {
+    ASSIGN_OR_RETURN(uint32_t host_uid, HostId(container.spec.uid_mappings, user.uid, "user"));
+    plan.set_host_uid(host_uid);
+    RETURN_IF_ERROR(HostId(container.spec.gid_mappings, user.gid, "group").status());
+    for (uint32_t gid : user.additional_gids)
+      RETURN_IF_ERROR(HostId(container.spec.gid_mappings, gid, "supplemental group").status());
+  }
   for (Fd& fd : cgroup.procs) plan.add_cgroup_procs(Keep(prepared, std::move(fd)));
   if (cgroup.unified.valid()) plan.set_cgroup_unified(Keep(prepared, std::move(cgroup.unified)));
   *plan.mutable_args() = {args.begin(), args.end()};
@@ -139,7 +178,7 @@ absl::Status PrepareProcess(const ContainerSpec& container, const oci::User& use
   return absl::OkStatus();
 }
 
-absl::Status AddDevice(const oci::Device& device, Plan& plan) {
+absl::Status AddDevice(const oci::Device& device, const oci::Spec& spec, Plan& plan) {
   if (!device.path.starts_with('/') || device.path.ends_with('/'))
     return absl::InvalidArgumentError(
         Cat("devices[].container_path: `", device.path, "` is not an absolute path"));
@@ -164,6 +203,12 @@ absl::Status AddDevice(const oci::Device& device, Plan& plan) {
   entry->set_minor_number(static_cast<uint32_t>(minor_number));
   entry->set_uid(device.uid);
   entry->set_gid(device.gid);
+  if (!spec.uid_mappings.empty()) {
+    ASSIGN_OR_RETURN(uint32_t uid, HostId(spec.uid_mappings, device.uid, "owner of a device"));
+    ASSIGN_OR_RETURN(uint32_t gid, HostId(spec.gid_mappings, device.gid, "group of a device"));
+    entry->set_uid(uid);
+    entry->set_gid(gid);
+  }
   entry->set_host_path(device.host_path);
   return absl::OkStatus();
 }
@@ -172,11 +217,13 @@ absl::Status AddDevice(const oci::Device& device, Plan& plan) {
 
 absl::StatusOr<PreparedPlan> PrepareContainer(const ContainerSpec& spec, const SandboxNamespaces& namespaces,
                                               CgroupEntry cgroup) {
-  if (namespaces.user.valid() || spec.in_user_namespace || !spec.spec.uid_mappings.empty())
-    return absl::UnimplementedError("uid_mappings: user namespaces are not supported");
+  const oci::Spec& wanted = spec.spec;
+  if (namespaces.user.valid() == wanted.uid_mappings.empty() ||
+      wanted.uid_mappings.empty() != wanted.gid_mappings.empty())
+    return absl::InternalError("user namespace: namespace and mappings do not come together");
   PreparedPlan prepared;
   Plan& plan = prepared.plan;
-  ASSIGN_OR_RETURN(Fd root, MountRootfs(spec.rootfs));
+  ASSIGN_OR_RETURN(Fd root, MountRootfs(spec.rootfs, namespaces.user.get()));
   ASSIGN_OR_RETURN(ResolvedUser user, ResolveUser(root.get(), spec.user));
   plan.set_root(Keep(prepared, std::move(root)));
   plan.set_root_readonly(spec.spec.root_readonly);
@@ -196,12 +243,22 @@ absl::StatusOr<PreparedPlan> PrepareContainer(const ContainerSpec& spec, const S
     (plan.*join.set)(Keep(prepared, std::move(copy)));
   }
   if (!namespaces.pid.valid() && !spec.host_pid) plan.set_clone_flags(CLONE_NEWNS | CLONE_NEWPID);
+  if (namespaces.user.valid()) {
+    ASSIGN_OR_RETURN(Fd user_ns, namespaces.user.Dup());
+    plan.set_user_ns(Keep(prepared, std::move(user_ns)));
+    ASSIGN_OR_RETURN(uint32_t root_uid, HostId(wanted.uid_mappings, 0, "root"));
+    ASSIGN_OR_RETURN(uint32_t root_gid, HostId(wanted.gid_mappings, 0, "root's group"));
+    plan.set_host_root_uid(root_uid);
+    plan.set_host_root_gid(root_gid);
+  }
   if (namespaces.uts.valid()) plan.set_hostname(spec.spec.hostname);
 
   for (const oci::Mount& mount : spec.spec.mounts) {
     Fd tree;
     PlanMount* entry = plan.add_mounts();
-    RETURN_IF_ERROR(PrepareMount(mount, *entry, tree));
+    ASSIGN_OR_RETURN(int user_ns, UserNsOf(mount, wanted, namespaces));
+    RETURN_IF_ERROR(PrepareMount(mount, user_ns, *entry, tree));
+    if (namespaces.user.valid()) MapIds(wanted, *entry);
     if (tree.valid()) entry->set_fd(Keep(prepared, std::move(tree)));
     if (entry->target() == "/dev") plan.set_populate_dev(entry->type() == "tmpfs");
   }
@@ -212,10 +269,11 @@ absl::StatusOr<PreparedPlan> PrepareContainer(const ContainerSpec& spec, const S
     } kDevices[] = {{"/dev/null", 1, 3},   {"/dev/zero", 1, 5},    {"/dev/full", 1, 7},
                     {"/dev/random", 1, 8}, {"/dev/urandom", 1, 9}, {"/dev/tty", 5, 0}};
     for (const auto& device : kDevices)
-      RETURN_IF_ERROR(AddDevice(
-          {device.path, 'c', device.major_number, device.minor_number, 0666, 0, 0, device.path}, plan));
+      RETURN_IF_ERROR(
+          AddDevice({device.path, 'c', device.major_number, device.minor_number, 0666, 0, 0, device.path},
+                    wanted, plan));
   }
-  for (const oci::Device& device : spec.spec.devices) RETURN_IF_ERROR(AddDevice(device, plan));
+  for (const oci::Device& device : wanted.devices) RETURN_IF_ERROR(AddDevice(device, wanted, plan));
   for (const auto& [name, value] : spec.spec.sysctl) {
     PlanSysctl* entry = plan.add_sysctls();
     std::string path = name;
@@ -248,6 +306,7 @@ absl::StatusOr<PreparedPlan> PrepareExec(const ContainerSpec& container, const o
   plan.set_join_pid_ns_fd(Keep(prepared, std::move(pid_ns)));
   plan.set_join_pidfd(Keep(prepared, std::move(alive.pidfd)));
   plan.set_join_flags(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP);
+  if (!container.spec.uid_mappings.empty()) plan.set_join_flags(plan.join_flags() | CLONE_NEWUSER);
   RETURN_IF_ERROR(
       PrepareProcess(container, user, HomeOf(root.get(), user.uid), args, std::move(cgroup), prepared));
   return prepared;
