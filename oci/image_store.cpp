@@ -40,9 +40,22 @@ std::string Hex(const std::string& digest) { return digest.substr(digest.find(':
 class Source {
  public:
   virtual ~Source() = default;
-  virtual absl::Status Blob(const Descriptor& descriptor,
-                            const std::function<absl::Status(std::string_view)>& sink) = 0;
+  virtual absl::Status Blob(const Descriptor& descriptor, const BlobSink& sink) = 0;
 };
+
+// Collects at most `limit` bytes in `out`, which must outlive it.
+BlobSink IntoString(std::string& out, size_t limit, std::string what) {
+  return {[&out, limit, what](std::string_view bytes) {
+            if (out.size() + bytes.size() > limit)
+              return absl::ResourceExhaustedError(Cat(what, " is over ", limit >> 20, " MiB"));
+            out += bytes;
+            return absl::OkStatus();
+          },
+          [&out] {
+            out.clear();
+            return absl::OkStatus();
+          }};
+}
 
 class RegistrySource final : public Source {
  public:
@@ -51,7 +64,7 @@ class RegistrySource final : public Source {
         reference_(std::move(reference)),
         credentials_(std::move(credentials)),
         cancelled_(std::move(cancelled)) {}
-  absl::Status Blob(const Descriptor& descriptor, const std::function<absl::Status(std::string_view)>& sink) override {
+  absl::Status Blob(const Descriptor& descriptor, const BlobSink& sink) override {
     return client_.FetchBlob(reference_, descriptor.digest, descriptor.size, credentials_, sink, cancelled_);
   }
 
@@ -65,7 +78,7 @@ class RegistrySource final : public Source {
 class LayoutSource final : public Source {
  public:
   explicit LayoutSource(std::string dir) : dir_(std::move(dir)) {}
-  absl::Status Blob(const Descriptor& descriptor, const std::function<absl::Status(std::string_view)>& sink) override {
+  absl::Status Blob(const Descriptor& descriptor, const BlobSink& sink) override {
     RETURN_IF_ERROR(CheckDigest(descriptor.digest, "blob"));
     // A layout is a stranger's: its files are opened inside it only.
     ASSIGN_OR_RETURN(Fd root, OpenPath(dir_, O_RDONLY | O_DIRECTORY));
@@ -76,7 +89,7 @@ class LayoutSource final : public Source {
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) return ErrnoStatus(errno, Cat("read blob `", descriptor.digest, "`"));
       if (n == 0) return absl::OkStatus();
-      RETURN_IF_ERROR(sink({buffer, static_cast<size_t>(n)}));
+      RETURN_IF_ERROR(sink.write({buffer, static_cast<size_t>(n)}));
     }
   }
 
@@ -236,10 +249,16 @@ absl::Status Store::MakeLayer(Source& source, const Descriptor& layer, const std
   // The compressed layer is kept only while it is unpacked: what serves containers is the unpacked one.
   Fd file(open((options_.root + "/blobs").c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
   if (!file.valid()) return ErrnoStatus(errno, "make a file for the layer");
-  RETURN_IF_ERROR(source.Blob(layer, [&](std::string_view bytes) {
+  BlobSink sink;
+  sink.write = [&](std::string_view bytes) {
     if (cancelled && cancelled()) return absl::CancelledError("the pull was cancelled");
     return WriteAll(file.get(), bytes);
-  }));
+  };
+  sink.restart = [&] {
+    if (ftruncate(file.get(), 0) == 0 && lseek(file.get(), 0, SEEK_SET) == 0) return absl::OkStatus();
+    return ErrnoStatus(errno, "empty the layer's file");
+  };
+  RETURN_IF_ERROR(source.Blob(layer, sink));
   if (lseek(file.get(), 0, SEEK_SET) < 0) return ErrnoStatus(errno, "rewind the layer's file");
   UnpackOptions unpack;
   unpack.max_bytes = options_.max_layer_bytes;
@@ -298,13 +317,7 @@ absl::StatusOr<Image> Store::Install(Source& source, const std::string& manifest
                                      const std::string& digest_reference, const std::function<bool()>& cancelled) {
   ASSIGN_OR_RETURN(Manifest manifest, ParseManifest(manifest_bytes));
   std::string config_bytes;
-  RETURN_IF_ERROR_AS(source.Blob(manifest.config,
-                                 [&](std::string_view bytes) {
-                                   if (config_bytes.size() + bytes.size() > (8 << 20))
-                                     return absl::ResourceExhaustedError("the image's config is over 8 MiB");
-                                   config_bytes += bytes;
-                                   return absl::OkStatus();
-                                 }),
+  RETURN_IF_ERROR_AS(source.Blob(manifest.config, IntoString(config_bytes, 8 << 20, "the image's config")),
                      "fetch the image's config");
   ASSIGN_OR_RETURN(Config config, ParseConfig(config_bytes));
   Platform host = HostPlatform();
@@ -430,10 +443,7 @@ absl::StatusOr<std::vector<Image>> Store::Import(const std::string& path, const 
   LayoutSource source(dir);
   auto read_document = [&](const Descriptor& descriptor) -> absl::StatusOr<std::string> {
     std::string bytes;
-    RETURN_IF_ERROR(source.Blob(descriptor, [&](std::string_view part) {
-      bytes += part;
-      return bytes.size() > (4 << 20) ? absl::ResourceExhaustedError("a manifest is over 4 MiB") : absl::OkStatus();
-    }));
+    RETURN_IF_ERROR(source.Blob(descriptor, IntoString(bytes, 4 << 20, "a manifest")));
     if (Sha256(bytes) != descriptor.digest) return absl::DataLossError(Cat("blob `", descriptor.digest, "` has another digest"));
     return bytes;
   };

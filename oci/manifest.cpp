@@ -215,7 +215,13 @@ absl::StatusOr<Descriptor> ChoosePlatform(const std::vector<Descriptor>& index, 
   }
   if (variant) return *variant;
   if (unnamed) return *unnamed;
-  return absl::NotFoundError(Cat("no manifest for platform `", platform.os, "/", platform.architecture, "`"));
+  std::string there;
+  for (const auto& d : index) {
+    if (d.platform.os != "unknown" && there.size() < 512)  // attestations stand under "unknown"
+      there += Cat(there.empty() ? "" : ", ", d.platform.os, "/", d.platform.architecture);
+  }
+  return absl::NotFoundError(Cat("the image is not made for ", platform.os, "/", platform.architecture,
+                                 there.empty() ? "" : ", only for ", there));
 }
 
 std::vector<std::string> ChainIds(const std::vector<std::string>& diff_ids) {

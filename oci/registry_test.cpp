@@ -7,10 +7,12 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <fstream>
 #include <mutex>
 #include <thread>
 
 #include "oci/digest.h"
+#include "runtime/base/path.h"
 #include "runtime/base/text.h"
 
 namespace sock::oci {
@@ -39,6 +41,7 @@ class Server {
     close(stop_[0]);
     close(listen_);
   }
+  int port() const { return port_; }
   std::string host() const { return Cat("127.0.0.1:", port_); }
   std::vector<std::string> requests() {
     std::lock_guard lock(mutex_);
@@ -101,17 +104,25 @@ struct Fixture : testing::Test {
   absl::Status Blob(Server& server, const std::string& digest, uint64_t size, const Credentials& who = {},
                     const std::function<bool()>& cancelled = {}) {
     taken.clear();
-    return client.FetchBlob(
-        {server.host(), "a/b", "t", ""}, digest, size, who,
-        [&](std::string_view bytes) {
-          taken += bytes;
-          return absl::OkStatus();
-        },
-        cancelled);
+    return client.FetchBlob({server.host(), "a/b", "t", ""}, digest, size, who, Taking(), cancelled);
   }
+  BlobSink Taking() {
+    return {[&](std::string_view bytes) {
+              taken += bytes;
+              return absl::OkStatus();
+            },
+            [&] {
+              taken.clear();
+              ++restarts;
+              return absl::OkStatus();
+            }};
+  }
+  int restarts = 0;
 };
 using RegistryTest = Fixture;
 const std::string kBlob = "0123456789abcdefghij";
+const std::string kManifest =
+    Cat(R"({"schemaVersion":2,"config":{"size":2,"digest":")", DigestOf("{}"), R"("},"layers":[]})");
 
 TEST_F(RegistryTest, ResumesWithRange) {
   Server server([](const std::string& request, int number) {
@@ -144,7 +155,7 @@ TEST_F(RegistryTest, WrongContentIsDataLoss) {
   Server server([](const std::string&, int) { return Answer("200 OK", "", kBlob); });
   EXPECT_EQ(Blob(server, DigestOf("other"), kBlob.size()).code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(Blob(server, DigestOf(kBlob), kBlob.size() - 1).code(), absl::StatusCode::kDataLoss);
-  EXPECT_EQ(taken.size() < kBlob.size(), true);
+  EXPECT_EQ(taken, "");  // what was wrong is taken back
   EXPECT_EQ(Blob(server, DigestOf(kBlob), kBlob.size() + 1).code(), absl::StatusCode::kDataLoss);
   auto manifest = client.FetchManifest({server.host(), "a/b", "", ""}, DigestOf("other"), {}, {});
   EXPECT_EQ(manifest.status().code(), absl::StatusCode::kDataLoss);
@@ -154,13 +165,12 @@ TEST_F(RegistryTest, RetriesServerErrorsOnly) {
   Server server([](const std::string&, int number) {
     if (number == 0) return Answer("500 Oops", "", "");
     if (number == 1) return Answer("429 Slow", "Retry-After: 60\r\n", "");
-    return Answer("200 OK", "Content-Type: application/vnd.oci.image.manifest.v1+json; x=y\r\n", "{}");
+    return Answer("200 OK", "", kManifest);
   });
   auto got = client.FetchManifest({server.host(), "a/b", "t", ""}, "t", {}, {});
   ASSERT_EQ(got.status(), absl::OkStatus());
-  EXPECT_EQ(got->bytes, "{}");
-  EXPECT_EQ(got->digest, DigestOf("{}"));
-  EXPECT_EQ(got->media_type, "application/vnd.oci.image.manifest.v1+json");
+  EXPECT_EQ(got->bytes, kManifest);
+  EXPECT_EQ(got->digest, DigestOf(kManifest));
   EXPECT_EQ(server.requests().size(), 3u);
   for (auto [text, code] : {std::pair("404 No", absl::StatusCode::kNotFound),
                             std::pair("401 No", absl::StatusCode::kUnauthenticated),
@@ -225,6 +235,101 @@ TEST_F(RegistryTest, Cancelled) {
   std::atomic<int> asked = 0;
   EXPECT_EQ(Blob(server, DigestOf(kBlob), kBlob.size(), {}, [&] { return ++asked > 3; }).code(),
             absl::StatusCode::kCancelled);
+}
+
+// A registry behind a mirror, as hosts.toml says it.
+struct MirrorTest : Fixture {
+  void SetUp() override {
+    char name[] = "/tmp/registry_test.XXXXXX";
+    ASSERT_NE(mkdtemp(name), nullptr);
+    dir = name;
+  }
+  void TearDown() override { EXPECT_TRUE(RemoveTree(dir).ok()); }
+  // The client for images of "registry.test".
+  std::unique_ptr<RegistryClient> Client(Server& mirror, Server& registry) {
+    EXPECT_TRUE(MakeDirs(dir + "/registry.test").ok());
+    std::ofstream(dir + "/registry.test/hosts.toml")
+        << "server = \"http://" << registry.host() << "\"\n[host.\"http://" << mirror.host() << "\"]\n";
+    return std::make_unique<RegistryClient>(dir, times);
+  }
+  const Reference reference{"registry.test", "a/b", "t", ""};
+  std::string dir;
+};
+
+TEST_F(MirrorTest, WhatAMirrorSendsBrokenComesFromTheRegistry) {
+  Server registry([](const std::string& request, int) {
+    EXPECT_FALSE(Has(request, "Range:")) << request;
+    return Answer("200 OK", "", Has(request, "/blobs/") ? kBlob : kManifest);
+  });
+  const std::string liar(kBlob.size(), 'x');
+  for (const std::string& answer :
+       {Answer("200 OK", "", "<html>log in</html>"), Answer("200 OK", "", kManifest + " "),
+        Answer("200 OK", "", liar), Answer("200 OK", "", liar + "y"), Answer("404 No", "", ""),
+        Answer("403 No", "", ""), Answer("302 There", "Location: http://127.0.0.1:1/\r\n", "")}) {
+    Server mirror([&](const std::string& request, int) {
+      EXPECT_TRUE(Has(request, "?ns=registry.test ")) << request;
+      return answer;
+    });
+    auto client = Client(mirror, registry);
+    auto got = client->FetchManifest(reference, DigestOf(kManifest), {}, {});
+    ASSERT_EQ(got.status(), absl::OkStatus()) << answer;
+    EXPECT_EQ(got->bytes, kManifest);
+    taken.clear();
+    EXPECT_EQ(client->FetchBlob(reference, DigestOf(kBlob), kBlob.size(), {}, Taking(), {}),
+              absl::OkStatus());
+    EXPECT_EQ(taken, kBlob);
+    EXPECT_GE(mirror.requests().size(), 2u);
+  }
+  EXPECT_EQ(restarts, 2);  // of two the sink had taken bytes
+}
+
+TEST_F(MirrorTest, TheRegistryGoesOnWhereTheMirrorWasCutAndStartsAnewIfThatWasWrong) {
+  for (const std::string& start : {kBlob.substr(0, 8), std::string(8, 'x')}) {
+    Server mirror([&](const std::string&, int number) {
+      return number == 0 ? Answer("200 OK", "", start, kBlob.size()) : Answer("404 No", "", "");
+    });
+    Server registry([](const std::string& request, int) {
+      if (!Has(request, "Range: bytes=8-\r\n")) return Answer("200 OK", "", kBlob);
+      return Answer("206 Partial Content", "Content-Range: bytes 8-19/20\r\n", kBlob.substr(8));
+    });
+    auto client = Client(mirror, registry);
+    taken.clear();
+    EXPECT_EQ(client->FetchBlob(reference, DigestOf(kBlob), kBlob.size(), {}, Taking(), {}),
+              absl::OkStatus());
+    EXPECT_EQ(taken, kBlob);
+    EXPECT_EQ(registry.requests().size(), start[0] == 'x' ? 2u : 1u);
+  }
+}
+
+TEST_F(RegistryTest, ADeadPortIsGivenUpSoon) {
+  std::string host;
+  {
+    Server gone([](const std::string&, int) { return ""; });
+    host = gone.host();
+  }
+  RegistryClient patient("");  // with the times of a daemon
+  auto start = std::chrono::steady_clock::now();
+  absl::Status status = patient.FetchManifest({host, "a/b", "t", ""}, "t", {}, {}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(3));
+}
+
+TEST_F(RegistryTest, ASlowServerIsGivenUp) {
+  // The connection is accepted by the kernel and never answered.
+  int silent = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  ASSERT_EQ(bind(silent, reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(listen(silent, 16), 0);
+  getsockname(silent, reinterpret_cast<sockaddr*>(&address), &size);
+  times.stall = std::chrono::seconds(1);
+  RegistryClient impatient("", times);
+  Reference reference{Cat("127.0.0.1:", ntohs(address.sin_port)), "a/b", "t", ""};
+  absl::Status status = impatient.FetchManifest(reference, "t", {}, {}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  close(silent);
 }
 
 }  // namespace
