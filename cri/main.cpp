@@ -109,7 +109,7 @@ absl::Status Run(const Flags& flags, const sigset_t& ends) {
   options.cgroup_driver = config.cgroup_driver;
   options.spare_sandboxes = config.spare_sandboxes;
   options.network.cni_conf_dir = config.cni_conf_dir;
-  options.network.cni_cache_dir = flags.state + "/cni";
+  options.network.cni_cache_dir = flags.root + "/cni";
   options.network.cni_bin_dirs = config.cni_bin_dirs;
   options.network.bridge = config.bridge;
   options.network.subnet = config.subnet;

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <csignal>
 #include <filesystem>
@@ -36,8 +37,10 @@ constexpr int kKillPatienceMs = 10000;
 constexpr milliseconds kMonitorPatience{20000}, kReconnectPause{200};
 
 struct Sandbox {
-  Fd net, ipc, uts, pid;
+  Fd user, net, ipc, uts, pid;
 };
+
+using IdMappings = std::vector<oci::IdMapping>;
 
 struct Container {
   // Never change after the container is in the table.
@@ -91,6 +94,7 @@ Plan ExecPlan(const Plan& of, const std::vector<std::string>& args) {
   plan.clear_net_ns();
   plan.clear_ipc_ns();
   plan.clear_uts_ns();
+  plan.clear_user_ns();
   plan.clear_new_cgroup_ns();
   plan.clear_hostname();
   plan.clear_root();
@@ -183,6 +187,7 @@ class LeanRuntime final : public Runtime {
  private:
   std::string NsDir(const std::string& sandbox) const { return options_.state_dir + "/ns/" + sandbox; }
   absl::StatusOr<std::shared_ptr<monitor::Client>> Connect();
+  absl::StatusOr<ContainerInfo> Build(const ContainerSpec& spec);
   // Every operation but Exec may be asked for again where a monitor died before it answered.
   absl::StatusOr<monitor::Answer> Call(const monitor::Request& request, std::span<const int> fds = {});
   absl::Status Forget(const std::string& id) {
@@ -191,8 +196,10 @@ class LeanRuntime final : public Runtime {
     return Call(request).status();
   }
   absl::StatusOr<SpareSandbox> MakeSpare();
-  absl::StatusOr<std::vector<Fd>> MakeNamespaces(const std::string& id, bool net, bool ipc, bool uts,
-                                                 bool pid, const std::map<std::string, std::string>& sysctls);
+  // The fields that are asked for come back valid; with mappings `user` too, to whom the others belong.
+  absl::StatusOr<Sandbox> MakeNamespaces(const std::string& id, bool net, bool ipc, bool uts, bool pid,
+                                         const std::map<std::string, std::string>& sysctls,
+                                         const IdMappings& uids, const IdMappings& gids);
   absl::Status Pin(const std::string& sandbox, const char* kind, const Fd& fd);
   void Unpin(const std::string& sandbox);
   absl::StatusOr<std::shared_ptr<Sandbox>> FindSandbox(const std::string& id) const {
@@ -208,6 +215,7 @@ class LeanRuntime final : public Runtime {
     return found->second;
   }
   absl::StatusOr<SandboxNamespaces> NamespacesOf(const ContainerSpec& spec) const;
+  absl::Status MapMounts(const ContainerSpec& spec, SandboxNamespaces& namespaces);
   absl::StatusOr<Fd> OpenLog(const std::string& path) const;
   ExitInfo Explain(const Container& container, const monitor::Exit& exit) const;
   void Finish(const monitor::Exit& exit);
@@ -382,9 +390,10 @@ void LeanRuntime::Finish(const monitor::Exit& exit) {
   on_exit_(exit.id(), info);
 }
 
-absl::StatusOr<std::vector<Fd>> LeanRuntime::MakeNamespaces(
-    const std::string& id, bool net, bool ipc, bool uts, bool pid,
-    const std::map<std::string, std::string>& sysctls) {
+absl::StatusOr<Sandbox> LeanRuntime::MakeNamespaces(const std::string& id, bool net, bool ipc, bool uts,
+                                                    bool pid,
+                                                    const std::map<std::string, std::string>& sysctls,
+                                                    const IdMappings& uids, const IdMappings& gids) {
   monitor::Request request;
   monitor::CreateNamespaces* make = request.mutable_create_namespaces();
   make->set_id(id);
@@ -393,15 +402,29 @@ absl::StatusOr<std::vector<Fd>> LeanRuntime::MakeNamespaces(
   make->set_uts(uts);
   make->set_pid(pid);
   for (const auto& [key, value] : sysctls) (*make->mutable_sysctls())[key] = value;
+  for (auto [from, to] :
+       {std::pair{&uids, make->mutable_uid_mappings()}, {&gids, make->mutable_gid_mappings()}})
+    for (const oci::IdMapping& one : *from) {
+      monitor::IdMapping* mapping = to->Add();
+      mapping->set_container_id(one.container_id);
+      mapping->set_host_id(one.host_id);
+      mapping->set_size(one.size);
+    }
   ASSIGN_OR_RETURN_AS(monitor::Answer answer, Call(request), "make the sandbox's namespaces");
-  if (answer.fds.size() != static_cast<size_t>(net + ipc + uts + pid))
+  const bool user = !uids.empty();
+  if (answer.fds.size() != static_cast<size_t>(net + ipc + uts + pid + user))
     return absl::InternalError("make the sandbox's namespaces: the monitor sent another number of them");
-  return std::move(answer.fds);
+  Sandbox made;
+  size_t next = 0;
+  for (auto [asked, fd] :
+       {std::pair{net, &made.net}, {ipc, &made.ipc}, {uts, &made.uts}, {pid, &made.pid}, {user, &made.user}})
+    if (asked) *fd = std::move(answer.fds[next++]);
+  return made;
 }
 
 absl::StatusOr<SpareSandbox> LeanRuntime::MakeSpare() {
-  ASSIGN_OR_RETURN(std::vector<Fd> fds, MakeNamespaces(NewId(), true, true, true, false, {}));
-  SpareSandbox spare{std::move(fds[0]), std::move(fds[1]), std::move(fds[2]), ""};
+  ASSIGN_OR_RETURN(Sandbox made, MakeNamespaces(NewId(), true, true, true, false, {}, {}, {}));
+  SpareSandbox spare{std::move(made.net), std::move(made.ipc), std::move(made.uts), ""};
   // A failure here shows where it matters: Attach makes what is missing, or tells why it can't.
   if (absl::StatusOr<std::string> token = network_->Prepare(spare.net.get()); token.ok())
     spare.token = *std::move(token);
@@ -415,22 +438,20 @@ absl::Status LeanRuntime::Pin(const std::string& sandbox, const char* kind, cons
 }
 
 void LeanRuntime::Unpin(const std::string& sandbox) {
-  for (const char* kind : {"net", "ipc", "uts"})
+  for (const char* kind : {"net", "ipc", "uts", "user"})
     UnbindNamespace(Cat(NsDir(sandbox), "/", kind)).IgnoreError();
   RemoveTree(NsDir(sandbox)).IgnoreError();
 }
 
 absl::StatusOr<SandboxInfo> LeanRuntime::CreateSandbox(const SandboxSpec& spec) {
   RETURN_IF_ERROR(CheckId(spec.id, "sandbox id"));
-  if (!spec.uid_mappings.empty() || !spec.gid_mappings.empty())
-    return absl::UnimplementedError(
-        "linux.security_context.namespace_options.userns_options: user namespaces");
   auto sandbox = std::make_shared<Sandbox>();
   std::string token;
   absl::Cleanup unprepare = [&] {
     if (!token.empty()) network_->Unprepare(token);
   };
-  bool fresh = spec.host_network || spec.host_ipc || spec.shared_pid || !spec.sysctls.empty();
+  bool fresh = spec.host_network || spec.host_ipc || spec.shared_pid || !spec.sysctls.empty() ||
+               !spec.uid_mappings.empty();
   if (!fresh) {
     SpareSandbox spare;
     if (!spares_ || !spares_->Take(spare)) {
@@ -442,13 +463,8 @@ absl::StatusOr<SandboxInfo> LeanRuntime::CreateSandbox(const SandboxSpec& spec) 
     token = std::move(spare.token);
   } else if (!spec.host_network || !spec.host_ipc || spec.shared_pid) {
     bool net = !spec.host_network, ipc = !spec.host_ipc;
-    ASSIGN_OR_RETURN(std::vector<Fd> fds,
-                     MakeNamespaces(spec.id, net, ipc, net, spec.shared_pid, spec.sysctls));
-    size_t i = 0;
-    if (net) sandbox->net = std::move(fds[i++]);
-    if (ipc) sandbox->ipc = std::move(fds[i++]);
-    if (net) sandbox->uts = std::move(fds[i++]);
-    if (spec.shared_pid) sandbox->pid = std::move(fds[i++]);
+    ASSIGN_OR_RETURN(*sandbox, MakeNamespaces(spec.id, net, ipc, net, spec.shared_pid, spec.sysctls,
+                                              spec.uid_mappings, spec.gid_mappings));
   }
   absl::Cleanup undo = [&] {
     Unpin(spec.id);
@@ -458,6 +474,7 @@ absl::StatusOr<SandboxInfo> LeanRuntime::CreateSandbox(const SandboxSpec& spec) 
   RETURN_IF_ERROR(Pin(spec.id, "net", sandbox->net));
   RETURN_IF_ERROR(Pin(spec.id, "ipc", sandbox->ipc));
   RETURN_IF_ERROR(Pin(spec.id, "uts", sandbox->uts));
+  RETURN_IF_ERROR(Pin(spec.id, "user", sandbox->user));
   SandboxInfo info;
   if (sandbox->net.valid()) info.netns_path = NsDir(spec.id) + "/net";
   if (spec.network && sandbox->net.valid()) {
@@ -501,6 +518,9 @@ absl::Status LeanRuntime::RemoveSandbox(const SandboxSpec& spec, const SandboxIn
 absl::StatusOr<SandboxNamespaces> LeanRuntime::NamespacesOf(const ContainerSpec& spec) const {
   ASSIGN_OR_RETURN(std::shared_ptr<Sandbox> sandbox, FindSandbox(spec.sandbox_id));
   SandboxNamespaces namespaces;
+  if (sandbox->user.valid()) {
+    ASSIGN_OR_RETURN(namespaces.user, sandbox->user.Dup());
+  }
   if (sandbox->net.valid()) {
     ASSIGN_OR_RETURN(namespaces.net, sandbox->net.Dup());
   }
@@ -521,6 +541,21 @@ absl::StatusOr<SandboxNamespaces> LeanRuntime::NamespacesOf(const ContainerSpec&
   return namespaces;
 }
 
+// A user namespace for every mapping that a mount asks for and the sandbox has not.
+absl::Status LeanRuntime::MapMounts(const ContainerSpec& spec, SandboxNamespaces& namespaces) {
+  for (const oci::Mount& mount : spec.spec.mounts) {
+    const IdMappings &uids = mount.uid_mappings, &gids = mount.gid_mappings;
+    if (uids.empty() && gids.empty()) continue;
+    if (uids == spec.spec.uid_mappings && gids == spec.spec.gid_mappings) continue;
+    auto same = [&](const auto& one) { return one.uids == uids && one.gids == gids; };
+    if (std::any_of(namespaces.mapped.begin(), namespaces.mapped.end(), same)) continue;
+    absl::StatusOr<Sandbox> made = MakeNamespaces(NewId(), false, false, false, false, {}, uids, gids);
+    if (!made.ok()) return Annotate(made.status(), Cat("mounts[].uidMappings of `", mount.source, "`"));
+    namespaces.mapped.push_back({uids, gids, std::move(made->user)});
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Fd> LeanRuntime::OpenLog(const std::string& path) const {
   absl::StatusOr<Fd> log = OpenPath(path, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0640);
   if (!log.ok()) return Annotate(log.status(), "log_path");
@@ -528,9 +563,18 @@ absl::StatusOr<Fd> LeanRuntime::OpenLog(const std::string& path) const {
 }
 
 absl::StatusOr<ContainerInfo> LeanRuntime::CreateContainer(const ContainerSpec& spec) {
+  absl::StatusOr<ContainerInfo> made = Build(spec);
+  if (ErrnoOf(made.status()) != ELOOP) return made;
+  ContainerSpec apart = spec;
+  for (oci::Mount& mount : apart.spec.mounts) mount.options.push_back(kCloneApart);
+  return Build(apart);
+}
+
+absl::StatusOr<ContainerInfo> LeanRuntime::Build(const ContainerSpec& spec) {
   RETURN_IF_ERROR(CheckId(spec.id, "container id"));
   auto begin = steady_clock::now();
   ASSIGN_OR_RETURN(SandboxNamespaces namespaces, NamespacesOf(spec));
+  RETURN_IF_ERROR(MapMounts(spec, namespaces));
   Fd log;
   if (!spec.log_path.empty()) {
     ASSIGN_OR_RETURN(log, OpenLog(spec.log_path));
@@ -656,7 +700,8 @@ absl::StatusOr<ExecResult> LeanRuntime::ExecSync(const std::string& id, const Ex
     return absl::FailedPreconditionError(Cat("container `", id, "` has ended"));
   plan.set_join_pid_ns_fd(Keep(fds, std::move(pid_ns)));
   plan.set_join_pidfd(Keep(fds, std::move(pidfd)));
-  plan.set_join_flags(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP);
+  plan.set_join_flags(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP |
+                      (container->plan.has_user_ns() ? CLONE_NEWUSER : 0));
   ASSIGN_OR_RETURN(CgroupEntry entry, cgroups_->Entry(container->cgroup_path));
   KeepCgroup(plan, fds, std::move(entry));
 
@@ -783,8 +828,10 @@ absl::StatusOr<std::map<std::string, ContainerState>> LeanRuntime::Recover(const
   for (const Known::Sandbox& one : known.sandboxes) {
     ours.insert(one.spec.id);
     auto sandbox = std::make_shared<Sandbox>();
-    for (auto [kind, fd] :
-         {std::pair{"net", &sandbox->net}, {"ipc", &sandbox->ipc}, {"uts", &sandbox->uts}}) {
+    for (auto [kind, fd] : {std::pair{"net", &sandbox->net},
+                            {"ipc", &sandbox->ipc},
+                            {"uts", &sandbox->uts},
+                            {"user", &sandbox->user}}) {
       if (absl::StatusOr<Fd> opened = OpenPath(Cat(NsDir(one.spec.id), "/", kind), O_RDONLY); opened.ok())
         *fd = *std::move(opened);
     }
@@ -843,13 +890,13 @@ absl::StatusOr<std::map<std::string, ContainerState>> LeanRuntime::Recover(const
     cgroups_->KillAll(cgroup, kKillPatienceMs).IgnoreError();
     cgroups_->Remove(cgroup).IgnoreError();
   }
+  RETURN_IF_ERROR(network_->RemoveOrphans());  // while their namespaces are there for plugins
   std::error_code ignored;
   std::vector<std::string> pinned;
   for (const auto& dir : std::filesystem::directory_iterator(options_.state_dir + "/ns", ignored))
     pinned.push_back(dir.path().filename().string());
   for (const std::string& id : pinned)
     if (!ours.contains(id)) Unpin(id);
-  RETURN_IF_ERROR(network_->RemoveOrphans());
 
   {
     std::lock_guard lock(link_mutex_);

@@ -16,6 +16,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/cleanup/cleanup.h"
+#include "runtime/base/atomic_file.h"
 #include "runtime/base/path.h"
 #include "runtime/base/status.h"
 #include "runtime/base/text.h"
@@ -342,12 +343,14 @@ absl::StatusOr<PodNetworkResult> Cni::Add(const CniConfig& config, const PodNetw
     std::lock_guard lock(mutex_);
     call.cidr = cidr_;
   }
+  RETURN_IF_ERROR(Note(request, ToState(config, "", call.cidr)));
   auto fail = [&](const absl::Status& status) {
     // Every plugin gets its DEL, also one that never ran or failed half-way: the specification asks plugins
     // to take that. One that can't must not keep the others from theirs.
     call.command = "DEL";
-    for (size_t i = config.plugins.size(); i-- > 0;)
-      Run(config, config.plugins[i], call).status().IgnoreError();
+    bool undone = true;
+    for (size_t i = config.plugins.size(); i-- > 0;) undone &= Run(config, config.plugins[i], call).ok();
+    if (undone) Unnote(request.sandbox_id);
     return status;
   };
   for (const std::string& plugin : config.plugins) {
@@ -365,6 +368,7 @@ absl::StatusOr<PodNetworkResult> Cni::Add(const CniConfig& config, const PodNetw
   if (result->ips.empty())
     return fail(absl::UnavailableError(Cat("cni network `", config.name, "` gave no address")));
   result->state = ToState(config, call.previous, call.cidr);
+  if (absl::Status noted = Note(request, result->state); !noted.ok()) return fail(noted);
   return result;
 }
 
@@ -374,7 +378,78 @@ absl::Status Cni::Del(const PodNetworkRequest& request, const std::string& text)
   const bool there = !request.netns_path.empty() && access(request.netns_path.c_str(), F_OK) == 0;
   Call call{"DEL", there ? request.netns_path : "", &request, "", state.cidr};
   if (AtLeast(state.config.version, "0.4.0")) call.previous = state.result;
-  return DelFrom(state.config, state.config.plugins.size(), call);
+  RETURN_IF_ERROR(DelFrom(state.config, state.config.plugins.size(), call));
+  Unnote(request.sandbox_id);
+  return absl::OkStatus();
+}
+
+std::string Cni::NoteFile(const std::string& sandbox_id) const {
+  return Cat(options_.cni_cache_dir, "/", sandbox_id, ".json");
+}
+
+absl::Status Cni::Note(const PodNetworkRequest& request, const std::string& state) {
+  if (options_.cni_cache_dir.empty()) return absl::OkStatus();
+  json ports = json::array();
+  for (const PortMapping& port : request.ports)
+    ports.push_back({port.protocol, port.container_port, port.host_port, port.host_ip});
+  RETURN_IF_ERROR(MakeDirs(options_.cni_cache_dir, 0700));
+  return WriteFileAtomic(NoteFile(request.sandbox_id),
+                         Dump({{"id", request.sandbox_id},
+                               {"name", request.name},
+                               {"namespace", request.namespace_},
+                               {"uid", request.uid},
+                               {"netns", request.netns_path},
+                               {"annotations", request.annotations},
+                               {"ports", ports},
+                               {"state", state}}),
+                         Durability::kProcess);
+}
+
+void Cni::Unnote(const std::string& sandbox_id) {
+  if (!options_.cni_cache_dir.empty()) unlink(NoteFile(sandbox_id).c_str());
+}
+
+void Cni::Adopt(const std::string& sandbox_id) {
+  std::lock_guard lock(mutex_);
+  adopted_.insert(sandbox_id);
+}
+
+absl::Status Cni::RemoveOrphans() {
+  if (options_.cni_cache_dir.empty()) return absl::OkStatus();
+  std::vector<std::filesystem::path> files;
+  std::error_code err;
+  for (std::filesystem::directory_iterator it(options_.cni_cache_dir, err), end; !err && it != end;
+       it.increment(err))
+    files.push_back(it->path());
+  for (const std::filesystem::path& file : files) {
+    {
+      std::lock_guard lock(mutex_);
+      if (adopted_.contains(file.stem())) continue;
+    }
+    PodNetworkRequest request;
+    std::string state;
+    auto text = ReadFile(file, 4 << 20);
+    try {
+      json note = json::parse(text.value_or(""));
+      note.at("id").get_to(request.sandbox_id);
+      note.at("name").get_to(request.name);
+      note.at("namespace").get_to(request.namespace_);
+      note.at("uid").get_to(request.uid);
+      note.at("netns").get_to(request.netns_path);
+      note.at("annotations").get_to(request.annotations);
+      note.at("state").get_to(state);
+      for (const json& port : note.at("ports"))
+        request.ports.push_back({port.at(0), port.at(1), port.at(2), port.at(3)});
+    } catch (const json::exception&) {
+      request.sandbox_id.clear();
+    }
+    if (request.sandbox_id != file.stem()) {  // not a note of ours, or a damaged one: nothing can come of it
+      std::filesystem::remove(file, err);
+      continue;
+    }
+    Del(request, state).IgnoreError();
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Cni::Check(const PodNetworkRequest& request, const std::string& text) {

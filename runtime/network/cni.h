@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <semaphore>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -46,6 +47,12 @@ class Cni {
   // CHECK of every plugin; OK for versions before 0.4.0 and with disableCheck.
   absl::Status Check(const PodNetworkRequest& request, const std::string& state);
 
+  // Every attachment is noted in cni_cache_dir from before its ADD until its DEL succeeded: what plugins keep
+  // on disk (leases) outlives the sandboxes' records at a reboot. RemoveOrphans calls DEL for those noted and
+  // not adopted; one that fails stays for the next time.
+  void Adopt(const std::string& sandbox_id);
+  absl::Status RemoveOrphans();
+
   void SetPodCidr(const std::string& cidr);  // the ipRanges capability
 
  private:
@@ -61,11 +68,15 @@ class Cni {
   absl::StatusOr<std::string> Spawn(const std::string& path, const std::string& input,
                                     std::vector<std::string> environment);
   absl::Status DelFrom(const CniConfig& config, size_t count, const Call& call);
+  std::string NoteFile(const std::string& sandbox_id) const;
+  absl::Status Note(const PodNetworkRequest& request, const std::string& state);
+  void Unnote(const std::string& sandbox_id);
 
   const PodNetworkOptions options_;
   std::counting_semaphore<> running_;
   std::mutex mutex_;  // guards what follows
   std::string signature_, cidr_;
+  std::set<std::string> adopted_;
   absl::StatusOr<std::shared_ptr<const CniConfig>> loaded_;
 };
 

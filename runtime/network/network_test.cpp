@@ -281,6 +281,31 @@ TEST_F(NetworkTest, CniPluginsMakeThePodsNetwork) {
   EXPECT_THAT(Ports("csocktest1"), SizeIs(0));
 }
 
+TEST_F(NetworkTest, CniPodsThatNobodyKnowsAreTakenDown) {
+  options_.cni_cache_dir = dir_ + "/notes";
+  Write("net.d/10-test.conflist", Conflist(dir_, ""));
+  Fd a = NewNetns(), b = NewNetns();
+  PodNetworkRequest known = Request(a), gone = Request(b);
+  gone.sandbox_id = "sandbox2";
+  auto network = Open();
+  auto stays = network->Attach(known, a.get(), ""), goes = network->Attach(gone, b.get(), "");
+  ASSERT_TRUE(stays.ok() && goes.ok()) << stays.status() << goes.status();
+  Write("notes/damaged.json", "{");
+  EXPECT_EQ(Leases(dir_), 2u);
+
+  network = Open();  // a daemon that has lost the record of one of them
+  ASSERT_TRUE(network->Adopt(known, stays->state).ok());
+  ASSERT_TRUE(network->RemoveOrphans().ok());
+  EXPECT_EQ(Leases(dir_), 1u);
+  EXPECT_THAT(Ports("csocktest1"), SizeIs(1));
+  EXPECT_FALSE(std::filesystem::exists(dir_ + "/notes/damaged.json"));
+  network = Open();  // after a reboot: no record, no namespace
+  a.Reset();
+  ASSERT_TRUE(network->RemoveOrphans().ok());
+  EXPECT_EQ(Leases(dir_), 0u);
+  EXPECT_TRUE(std::filesystem::is_empty(dir_ + "/notes"));
+}
+
 TEST_F(NetworkTest, AFailedAddLeavesNothing) {
   Write("failing",
         Cat("#!/bin/sh\ncat > ", dir_, "/$CNI_COMMAND\n[ $CNI_COMMAND = DEL ] && exit 0\n",

@@ -63,13 +63,18 @@ class ChosenNetwork final : public PodNetwork {
     return by_cni ? cni_->Del(request, state) : bridge_->Detach(state);
   }
 
-  absl::Status Adopt(const PodNetworkRequest&, const std::string& state) override {
+  absl::Status Adopt(const PodNetworkRequest& request, const std::string& state) override {
     if (state.empty()) return absl::OkStatus();
     ASSIGN_OR_RETURN(bool by_cni, MadeByCni(state));
-    return by_cni ? absl::OkStatus() : bridge_->Adopt(state);
+    if (!by_cni) return bridge_->Adopt(state);
+    cni_->Adopt(request.sandbox_id);
+    return absl::OkStatus();
   }
 
-  absl::Status RemoveOrphans() override { return bridge_->RemoveOrphans(); }
+  absl::Status RemoveOrphans() override {
+    RETURN_IF_ERROR(cni_->RemoveOrphans());
+    return bridge_->RemoveOrphans();
+  }
 
   absl::Status SetPodCidr(const std::string& cidr) override {
     RETURN_IF_ERROR(bridge_->SetPodCidr(cidr));

@@ -37,7 +37,9 @@ struct InterfaceStats {
 };
 
 struct PodNetworkOptions {
-  std::string cni_conf_dir = "/etc/cni/net.d", cni_cache_dir;
+  std::string
+      cni_conf_dir = "/etc/cni/net.d",
+      cni_cache_dir;  // notes of attachments; must outlive a reboot, as plugins' leases do; empty: none
   std::vector<std::string> cni_bin_dirs{"/opt/cni/bin", "/usr/lib/cni"};
   int cni_parallel = 8, cni_timeout_s = 60;
   std::string bridge = "cri-sock0",
