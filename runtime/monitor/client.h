@@ -19,7 +19,7 @@
 
 namespace sock::runtime::monitor {
 
-inline constexpr uint32_t kVersion = 2;
+inline constexpr uint32_t kVersion = 3;
 
 // Tells a program from another that took its path: device, inode and time of change. "" if it is not there.
 std::string ProgramIdentity(const std::string& path);

@@ -1,6 +1,7 @@
 #include "runtime/monitor/namespaces.h"
 
 #include <fcntl.h>
+#include <grp.h>
 #include <net/if.h>
 #include <sched.h>
 #include <signal.h>
@@ -44,6 +45,29 @@ absl::Status WriteSysctl(std::string name, const std::string& value) {
                       : absl::StatusCode::kInternal);
 }
 
+absl::Status WriteMap(const std::string& path, const google::protobuf::RepeatedPtrField<IdMapping>& map) {
+  std::string text;
+  for (const IdMapping& one : map) text += Cat(one.container_id(), " ", one.host_id(), " ", one.size(), "\n");
+  absl::Status status = WriteExisting(path, text);
+  int err = ErrnoOf(status);
+  return err == EINVAL || err == EPERM ? WithCode(status, absl::StatusCode::kInvalidArgument) : status;
+}
+
+// ping_group_range takes only groups that the user namespace has.
+std::string PingGroups(const CreateNamespaces& request) {
+  for (const IdMapping& one : request.gid_mappings())
+    if (one.container_id() == 0 && one.size() > 0) return Cat("0 ", std::min(one.size() - 1, 2147483647u));
+  return "0 2147483647";
+}
+
+// Waits for the mappings, and becomes the root that they make, who then owns what is made.
+absl::Status EnterUserNamespace(int channel) {
+  ASSIGN_OR_RETURN_AS(Message written, RecvMessage(channel), "wait for the user namespace's mappings");
+  if (setgroups(0, nullptr) < 0 || setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0)
+    return ErrnoStatus(errno, "become the user namespace's root");
+  return absl::OkStatus();
+}
+
 absl::Status Make(const CreateNamespaces& request, std::vector<Fd>& fds) {
   int flags = (request.net() ? CLONE_NEWNET : 0) | (request.ipc() ? CLONE_NEWIPC : 0) |
               (request.uts() ? CLONE_NEWUTS : 0);
@@ -53,12 +77,15 @@ absl::Status Make(const CreateNamespaces& request, std::vector<Fd>& fds) {
     RETURN_IF_ERROR(LoopbackUp());
     // So pods need neither CAP_NET_BIND_SERVICE nor CAP_NET_RAW for low ports and ping.
     sysctls["net.ipv4.ip_unprivileged_port_start"] = "0";
-    sysctls["net.ipv4.ping_group_range"] = "0 2147483647";
+    sysctls["net.ipv4.ping_group_range"] = PingGroups(request);
   }
   for (const auto& [name, value] : request.sysctls()) sysctls[name] = value;
   for (const auto& [name, value] : sysctls) RETURN_IF_ERROR(WriteSysctl(name, value));
-  const std::pair<bool, const char*> kinds[] = {
-      {request.net(), "net"}, {request.ipc(), "ipc"}, {request.uts(), "uts"}, {request.pid(), "pid"}};
+  const std::pair<bool, const char*> kinds[] = {{request.net(), "net"},
+                                                {request.ipc(), "ipc"},
+                                                {request.uts(), "uts"},
+                                                {request.pid(), "pid"},
+                                                {request.uid_mappings_size() > 0, "user"}};
   for (auto [asked, kind] : kinds) {
     if (!asked) continue;
     ASSIGN_OR_RETURN(Fd fd, OpenPath(Cat("/proc/self/ns/", kind), O_RDONLY));
@@ -87,9 +114,17 @@ absl::Status Make(const CreateNamespaces& request, std::vector<Fd>& fds) {
 
 }  // namespace
 
+absl::Status WriteMappings(const CreateNamespaces& request, pid_t pid) {
+  RETURN_IF_ERROR_AS(WriteMap(Cat("/proc/", pid, "/gid_map"), request.gid_mappings()),
+                     "gids of user namespace");
+  return Annotate(WriteMap(Cat("/proc/", pid, "/uid_map"), request.uid_mappings()), "uids of user namespace");
+}
+
 void MakeNamespaces(const CreateNamespaces& request, uint64_t serial, int channel) {
   std::vector<Fd> fds;
-  absl::Status status = Make(request, fds);
+  absl::Status status;
+  if (request.uid_mappings_size() > 0) status = EnterUserNamespace(channel);
+  if (status.ok()) status = Make(request, fds);
   FromMonitor from;
   Reply& reply = *from.mutable_reply();
   reply.set_serial(serial);

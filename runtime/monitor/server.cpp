@@ -456,11 +456,18 @@ absl::Status Server::Namespaces(const CreateNamespaces& request, uint64_t serial
     return absl::AlreadyExistsError(Cat("process `", request.id(), "` exists"));
   ASSIGN_OR_RETURN(ChannelPair channel, MakeChannel());
   Fd pidfd;
-  ASSIGN_OR_RETURN(pid_t pid, Clone(request.pid() ? CLONE_NEWPID : 0, -1, &pidfd));
+  const bool user = request.uid_mappings_size() > 0;
+  ASSIGN_OR_RETURN(pid_t pid,
+                   Clone((request.pid() ? CLONE_NEWPID : 0) | (user ? CLONE_NEWUSER : 0), -1, &pidfd));
   if (pid == 0) {
     ResetSignals();
     CloseAllBut({channel.b.get()});
     MakeNamespaces(request, serial, channel.b.get());
+  }
+  // Where this fails, the child sees end of file.
+  if (user) {
+    RETURN_IF_ERROR(WriteMappings(request, pid));
+    RETURN_IF_ERROR(SendMessage(channel.a.get(), "mapped"));
   }
   int fd = channel.a.get();
   fcntl(fd, F_SETFL, O_NONBLOCK);
