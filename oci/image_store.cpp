@@ -135,10 +135,13 @@ class Store final : public ImageStore {
   absl::Status PutBlob(const std::string& digest, const std::string& bytes);
   absl::StatusOr<Image> Install(Source& source, const std::string& manifest_bytes, const std::string& tag,
                                 const std::string& digest_reference, const std::function<bool()>& cancelled);
-  absl::Status EnsureLayer(Source& source, const Descriptor& layer, const std::string& chain,
-                           const std::string& diff_id, const std::function<bool()>& cancelled);
-  absl::Status MakeLayer(Source& source, const Descriptor& layer, const std::string& chain,
-                         const std::string& diff_id, const std::function<bool()>& cancelled);
+  absl::Status EnsureLayer(Source& source, const Descriptor& layer, const std::vector<std::string>& chains,
+                           size_t index, const std::string& diff_id, const std::function<bool()>& cancelled);
+  absl::Status MakeLayer(Source& source, const Descriptor& layer, const std::vector<std::string>& chains,
+                         size_t index, const std::string& diff_id, const std::function<bool()>& cancelled);
+  // The directories of the layers below chains[index], topmost first, once all are there.
+  absl::StatusOr<std::vector<std::string>> AwaitLayersBelow(const std::vector<std::string>& chains, size_t index,
+                                                            const std::function<bool()>& cancelled);
   absl::StatusOr<Image> ReadImage(const std::string& manifest_digest) const;
   absl::Status Save(const std::map<std::string, Record>& records, const std::map<std::string, Image>& images);
   absl::StatusOr<std::string> FindLocked(const std::string& reference) const;  // the image's id
@@ -160,6 +163,7 @@ class Store final : public ImageStore {
   std::map<std::string, Record> records_;   // by id
   std::map<std::string, int> in_use_;       // layers and blobs that a pull or a snapshot being made needs
   std::map<std::string, std::shared_future<absl::Status>> making_;  // layers, by chain id: one maker each
+  std::condition_variable layer_made_;  // with mutex_
   mutable std::mutex usage_mutex_;
   mutable std::map<std::string, Usage> usage_;  // of whole layers, by folder
 };
@@ -242,8 +246,9 @@ absl::Status Store::PutBlob(const std::string& digest, const std::string& bytes)
   return WriteFileAtomic(BlobPath(digest), bytes, Durability::kReboot);
 }
 
-absl::Status Store::MakeLayer(Source& source, const Descriptor& layer, const std::string& chain,
-                              const std::string& diff_id, const std::function<bool()>& cancelled) {
+absl::Status Store::MakeLayer(Source& source, const Descriptor& layer, const std::vector<std::string>& chains,
+                              size_t index, const std::string& diff_id, const std::function<bool()>& cancelled) {
+  const std::string& chain = chains[index];
   std::string aside = Cat(options_.root, "/layers/.tmp-", NewId());
   absl::Cleanup clear = [&] { RemoveTree(aside).IgnoreError(); };
   // The compressed layer is kept only while it is unpacked: what serves containers is the unpacked one.
@@ -264,14 +269,33 @@ absl::Status Store::MakeLayer(Source& source, const Descriptor& layer, const std
   unpack.max_bytes = options_.max_layer_bytes;
   unpack.diff_id = diff_id;
   unpack.cancelled = cancelled;
-  RETURN_IF_ERROR_AS(UnpackLayer(file.get(), aside, unpack).status(), Cat("unpack layer `", layer.digest, "`"));
+  ASSIGN_OR_RETURN_AS(const Unpacked unpacked, UnpackLayer(file.get(), aside, unpack), Cat("layer `", layer.digest, "`"));
+  if (!unpacked.implied.empty()) {
+    ASSIGN_OR_RETURN(const std::vector<std::string> lower, AwaitLayersBelow(chains, index, cancelled));
+    RETURN_IF_ERROR_AS(InheritDirectories(aside, unpacked.implied, lower), Cat("layer `", layer.digest, "`"));
+  }
   if (rename(aside.c_str(), LayerPath(chain).c_str()) < 0 && errno != EEXIST && errno != ENOTEMPTY)
     return ErrnoStatus(errno, Cat("keep layer `", chain, "`"));
   return absl::OkStatus();
 }
 
-absl::Status Store::EnsureLayer(Source& source, const Descriptor& layer, const std::string& chain,
-                                const std::string& diff_id, const std::function<bool()>& cancelled) {
+absl::StatusOr<std::vector<std::string>> Store::AwaitLayersBelow(const std::vector<std::string>& chains, size_t index,
+                                                                 const std::function<bool()>& cancelled) {
+  std::vector<std::string> paths;
+  for (size_t below = index; below-- > 0;) paths.push_back(LayerPath(chains[below]));
+  auto there = [&] {
+    return std::all_of(paths.begin(), paths.end(), [](const std::string& path) { return access(path.c_str(), F_OK) == 0; });
+  };
+  // Lower layers are begun first and wait for lower ones still: no circle. Their failure cancels this one.
+  std::unique_lock lock(mutex_);
+  while (!layer_made_.wait_for(lock, std::chrono::milliseconds(200), there))
+    if (cancelled && cancelled()) return absl::CancelledError("the pull was cancelled");
+  return paths;
+}
+
+absl::Status Store::EnsureLayer(Source& source, const Descriptor& layer, const std::vector<std::string>& chains,
+                                size_t index, const std::string& diff_id, const std::function<bool()>& cancelled) {
+  const std::string& chain = chains[index];
   for (;;) {
     std::shared_future<absl::Status> other;
     std::promise<absl::Status> mine;
@@ -292,11 +316,12 @@ absl::Status Store::EnsureLayer(Source& source, const Descriptor& layer, const s
         if (cancelled && cancelled()) return absl::CancelledError("the pull was cancelled");
       continue;
     }
-    absl::Status made = MakeLayer(source, layer, chain, diff_id, cancelled);
+    absl::Status made = MakeLayer(source, layer, chains, index, diff_id, cancelled);
     {
       std::lock_guard lock(mutex_);
       making_.erase(chain);
     }
+    layer_made_.notify_all();
     mine.set_value(made);
     return made;
   }
@@ -343,7 +368,7 @@ absl::StatusOr<Image> Store::Install(Source& source, const std::string& manifest
   auto stop = [&] { return failed || (cancelled && cancelled()); };
   auto work = [&] {
     for (size_t i; !failed && (i = next++) < chains.size();) {
-      absl::Status made = EnsureLayer(source, manifest.layers[i], chains[i], config.diff_ids[i], stop);
+      absl::Status made = EnsureLayer(source, manifest.layers[i], chains, i, config.diff_ids[i], stop);
       if (made.ok()) continue;
       std::lock_guard lock(first_mutex);
       if (!failed) first = made;

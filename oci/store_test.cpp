@@ -79,7 +79,7 @@ class LayerTest : public ::testing::Test {
     dir_ = name;
   }
   void TearDown() override { EXPECT_TRUE(RemoveTree(dir_).ok()); }
-  absl::StatusOr<std::string> Unpack(const std::string& tar, UnpackOptions options = {}) {
+  absl::StatusOr<Unpacked> Unpack(const std::string& tar, UnpackOptions options = {}) {
     Write(dir_ + "/tar", tar);
     Fd fd(open((dir_ + "/tar").c_str(), O_RDONLY | O_CLOEXEC));
     return UnpackLayer(fd.get(), layer(), options);
@@ -311,6 +311,31 @@ TEST_F(StoreTest, ConcurrentImportsMakeEachLayerOnce) {
   EXPECT_EQ(store->Get(made.id)->repo_tags.size(), 8u);
   EXPECT_EQ(Entries("layers"), 2u);
   EXPECT_EQ(Entries("blobs"), 2u);
+}
+
+TEST_F(StoreTest, DirectoriesWithoutAnEntryAreThoseOfTheLayersBelow) {
+  const Made made = AddImage("example.com/app:1", {{{.path = "tmp/", .type = S_IFDIR, .mode = 01777},
+                                                    {.path = "gone/", .type = S_IFDIR, .mode = 0700}},
+                                                   {{.path = ".wh.gone"}, {.path = "tmp/a/first", .data = "1"}},
+                                                   {{.path = "tmp/a/second", .data = "2"},
+                                                    {.path = "gone/new/file", .data = "3"}}});
+  auto store = Open();
+  const mode_t before = umask(077);  // must not matter
+  auto images = store->Import(layout(), "");
+  umask(before);
+  ASSERT_TRUE(images.ok()) << images.status();
+  auto rootfs = store->CreateSnapshot("c1", made.id, 0, 0);
+  ASSERT_TRUE(rootfs.ok()) << rootfs.status();
+  auto mode = [&](size_t layer, const std::string& path) {
+    struct stat st{};
+    EXPECT_EQ(stat((rootfs->lower_dirs[layer] + path).c_str(), &st), 0) << path;
+    return st.st_mode & 07777;
+  };
+  EXPECT_EQ(mode(1, "/tmp"), 01777u);
+  EXPECT_EQ(mode(1, "/tmp/a"), 0755u);
+  EXPECT_EQ(mode(0, "/tmp"), 01777u);
+  EXPECT_EQ(mode(0, "/gone"), 0755u);  // the whiteout between hides the lowest
+  EXPECT_EQ(mode(0, "/gone/new"), 0755u);
 }
 
 TEST_F(StoreTest, AnImageWithoutLayersHasALowerDirectory) {
