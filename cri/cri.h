@@ -104,7 +104,10 @@ class Cri {
   // resolv.conf, hosts, hostname and the pod's /dev/shm.
   absl::Status WriteSandboxFiles(const SandboxRecord& record);
   absl::Status RemoveSandboxFiles(const std::string& sandbox_id);
-  // Tells whoever listens, with the statuses as they are now.
+  // With the statuses as they are now.
+  api::ContainerEventResponse MakeEvent(api::ContainerEventType type, const std::string& id,
+                                        const std::string& sandbox_id);
+  // Tells whoever listens.
   void Emit(api::ContainerEventType type, const std::string& id, const std::string& sandbox_id);
   // Records an exit once; later ones change nothing.
   absl::Status RecordExit(Container& container, const sock::runtime::ExitInfo& exit);

@@ -4,8 +4,8 @@
 
 namespace sock::cri {
 
-void Cri::Emit(api::ContainerEventType type, const std::string& id, const std::string& sandbox_id) {
-  if (!events_.HasListeners()) return;
+api::ContainerEventResponse Cri::MakeEvent(api::ContainerEventType type, const std::string& id,
+                                           const std::string& sandbox_id) {
   api::ContainerEventResponse event;
   event.set_container_id(id);
   event.set_container_event_type(type);
@@ -20,7 +20,11 @@ void Cri::Emit(api::ContainerEventType type, const std::string& id, const std::s
     api::ContainerStatusResponse status;
     if (ContainerStatus(request, &status).ok()) *event.add_containers_statuses() = status.status();
   }
-  events_.Publish(event);
+  return event;
+}
+
+void Cri::Emit(api::ContainerEventType type, const std::string& id, const std::string& sandbox_id) {
+  if (events_.HasListeners()) events_.Publish(MakeEvent(type, id, sandbox_id));
 }
 
 }  // namespace sock::cri

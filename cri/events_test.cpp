@@ -96,7 +96,7 @@ TEST_F(EventsTest, TellTheLifeOfAPod) {
   remove.set_pod_sandbox_id(pod.pod_sandbox_id());
   ASSERT_TRUE(cri->RemovePodSandbox(remove, nullptr).ok());
   EXPECT_EQ(Next(id), "CONTAINER_DELETED_EVENT SANDBOX_NOTREADY");
-  EXPECT_EQ(Next(pod.pod_sandbox_id()), "CONTAINER_DELETED_EVENT");
+  EXPECT_EQ(Next(pod.pod_sandbox_id()), "CONTAINER_DELETED_EVENT SANDBOX_NOTREADY");
   context.TryCancel();
   EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
 }

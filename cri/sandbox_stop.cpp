@@ -55,8 +55,10 @@ absl::Status Cri::RemovePodSandbox(const api::RemovePodSandboxRequest& request,
   ASSIGN_OR_RETURN(sock::runtime::SandboxSpec spec, ToSandboxSpec(record->id, record->config, ""));
   RETURN_IF_ERROR(runtime_->RemoveSandbox(spec, record->info));
   RETURN_IF_ERROR(RemoveSandboxFiles(sandbox.id));
+  // Kubelet takes no event without the sandbox's status: the last one it had.
+  const auto event = MakeEvent(api::CONTAINER_DELETED_EVENT, sandbox.id, sandbox.id);
   RETURN_IF_ERROR(sandboxes_.Remove(sandbox.id));
-  Emit(api::CONTAINER_DELETED_EVENT, sandbox.id, sandbox.id);
+  events_.Publish(event);
   return absl::OkStatus();
 }
 
