@@ -211,15 +211,16 @@ absl::StatusOr<std::vector<RegistryHost>> ResolveHosts(const std::string& certs_
   if (!stream.good() && !stream.eof()) {
     return absl::InternalError(Cat("registry configuration `", file.string(), "`: cannot be read"));
   }
-  std::string where = Cat("registry configuration `", file.string(), "`");
+  auto hosts = ParseHosts(text.str(), folder->string(), host);
+  return hosts.ok() ? hosts : Annotate(hosts.status(), Cat("registry configuration `", file.string(), "`"));
+}
+
+absl::StatusOr<std::vector<RegistryHost>> ParseHosts(const std::string& toml, const std::string& folder,
+                                                     const std::string& host) {
   try {
-    toml::table root = toml::parse(text.str());
-    auto hosts = ReadToml(root, *folder, host);
-    if (!hosts.ok()) return Annotate(hosts.status(), where);
-    return hosts;
+    return ReadToml(toml::parse(toml), folder, host);
   } catch (const toml::parse_error& bad) {
-    return absl::InvalidArgumentError(
-        Cat(where, ": line ", bad.source().begin.line, ": ", bad.description()));
+    return absl::InvalidArgumentError(Cat("line ", bad.source().begin.line, ": ", bad.description()));
   }
 }
 

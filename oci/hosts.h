@@ -28,6 +28,10 @@ struct RegistryHost {
 // file and the field.
 absl::StatusOr<std::vector<RegistryHost>> ResolveHosts(const std::string& certs_dir, const std::string& host);
 
+// The servers that the text of a hosts.toml in `folder` lists for `host`; see ResolveHosts.
+absl::StatusOr<std::vector<RegistryHost>> ParseHosts(const std::string& toml, const std::string& folder,
+                                                     const std::string& host);
+
 // Whether a host, with or without port, is localhost, 127.0.0.0/8 or [::1].
 bool IsLoopbackHost(std::string_view host);
 

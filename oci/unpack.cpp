@@ -58,9 +58,8 @@ absl::StatusOr<pid_t> Spawn(int layer, int answer, int root, const UnpackOptions
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
   std::string bytes = Cat(options.max_bytes), diff_id = options.diff_id;
   char* arguments[] = {program.data(), bytes.data(), diff_id.data(), nullptr};
-  char* environment[] = {nullptr};
   pid_t pid = 0;
-  const int err = posix_spawn(&pid, program.c_str(), &actions, &attributes, arguments, environment);
+  const int err = posix_spawn(&pid, program.c_str(), &actions, &attributes, arguments, environ);
   if (err != 0) return ErrnoStatus(err, Cat("start `", program, "`"));
   return pid;
 }
