@@ -37,6 +37,7 @@ class FakeNetwork : public sock::runtime::PodNetwork {
   absl::Status Ready() override { return ready; }
   std::string Describe() override { return "fake"; }
   absl::StatusOr<std::string> Prepare(int) override { return ""; }
+  bool NeedsPath() override { return false; }
   void Unprepare(const std::string&) override {}
   absl::StatusOr<sock::runtime::PodNetworkResult> Attach(const sock::runtime::PodNetworkRequest&, int,
                                                          const std::string&) override {

@@ -177,6 +177,9 @@ class GrpcServer final : public Server {
     grpc::ServerBuilder builder;
     builder.SetMaxReceiveMessageSize(kMaxMessage);
     builder.SetMaxSendMessageSize(kMaxMessage);
+    // Threads that have served wait for the next call; by default all but two of them end and are made again.
+    builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::MIN_POLLERS, 2);
+    builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::MAX_POLLERS, 16);
     builder.RegisterService(&runtime_);
     builder.RegisterService(&images_);
     builder.AddListeningPort("unix:" + path_, grpc::InsecureServerCredentials());

@@ -217,6 +217,15 @@ absl::Status V1Manager::KillAll(const std::string& path, int timeout_ms) {
   std::vector<std::string> dirs = Dirs(clean);
   std::string freezer = At("freezer", clean);
   int64_t end = NowMs() + timeout_ms;
+  auto thaw = [&] {
+    // Cgroups below may have been frozen on their own: v1's tasks die only when thawed.
+    for (const std::string& dir : freezer.empty() ? std::vector<std::string>() : TreeOf(freezer)) {
+      (void)WriteExisting(dir + "/freezer.state", "THAWED");
+    }
+  };
+  // One hierarchy tells of nearly every process; all of them are asked once more below.
+  if (std::string pids = At("pids", clean); !pids.empty() && !PidsOf({pids}).empty())
+    KillOnce({pids}, std::min(timeout_ms, kRoundMs), thaw);
   bool empty = false;
   while (!(empty = PidsOf(dirs).empty())) {
     int64_t left = end - NowMs();
@@ -224,12 +233,7 @@ absl::Status V1Manager::KillAll(const std::string& path, int timeout_ms) {
     sched_yield();  // where all listed are past their ends, but not out of the list yet
     // Frozen, nobody forks; it need not be complete, as who escapes is found in the next round.
     if (!freezer.empty()) (void)WriteExisting(freezer + "/freezer.state", "FROZEN");
-    KillOnce(dirs, std::min<int64_t>(left, kRoundMs), [&] {
-      // Cgroups below may have been frozen on their own: v1's tasks die only when thawed.
-      for (const std::string& dir : freezer.empty() ? std::vector<std::string>() : TreeOf(freezer)) {
-        (void)WriteExisting(dir + "/freezer.state", "THAWED");
-      }
-    });
+    KillOnce(dirs, std::min<int64_t>(left, kRoundMs), thaw);
   }
   if (!empty) {
     return absl::DeadlineExceededError(

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 #include <set>
+#include <utility>
 
 #include "absl/cleanup/cleanup.h"
 #include "runtime/base/ids.h"
@@ -74,7 +75,17 @@ BridgeNetwork::BridgeNetwork(std::string bridge, Subnet subnet)
     : bridge_(std::move(bridge)),
       table_(TableName(bridge_)),
       ipam_(std::make_shared<Ipam>(subnet)),
-      subnets_{subnet} {}
+      subnets_{subnet},
+      remover_([this] { RemoveDetached(); }) {}
+
+BridgeNetwork::~BridgeNetwork() {
+  {
+    std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  wake_.notify_one();
+  remover_.join();
+}
 
 absl::StatusOr<std::unique_ptr<BridgeNetwork>> BridgeNetwork::Open(const std::string& bridge,
                                                                    const std::string& subnet) {
@@ -199,23 +210,27 @@ absl::StatusOr<std::string> BridgeNetwork::Prepare(int netns) {
     std::lock_guard lock(mutex_);
     pods_[pod.host_if] = pod;  // before the interface is there: RemoveOrphans must not take it
   }
-  absl::Cleanup undo = [&] { Remove(pod).IgnoreError(); };
+  absl::Cleanup undo = [&] { Unprepare(ToState(pod)); };
   ASSIGN_OR_RETURN(Netlink host, Netlink::Open());
   RETURN_IF_ERROR(host.AddVeth(pod.host_if, bridge, "eth0", netns, MacOf(pod.ip)));
   ASSIGN_OR_RETURN(int port, host.FindLink(pod.host_if));
   RETURN_IF_ERROR(host.SetHairpin(port));
+  RETURN_IF_ERROR(host.SetUpWithoutIpv6(port));
   ASSIGN_OR_RETURN(Netlink inside, Netlink::OpenIn(netns));
   ASSIGN_OR_RETURN(int eth0, inside.FindLink("eth0"));
   ASSIGN_OR_RETURN(int lo, inside.FindLink("lo"));
   RETURN_IF_ERROR(inside.SetUp(lo));
-  RETURN_IF_ERROR(inside.SetUp(eth0));
+  RETURN_IF_ERROR(inside.SetUpWithoutIpv6(eth0));
   RETURN_IF_ERROR(inside.AddAddress(eth0, pod.ip, ipam->subnet().prefix));
   RETURN_IF_ERROR(inside.AddDefaultRoute(eth0, ipam->subnet().gateway()));
   std::move(undo).Cancel();
   return ToState(pod);
 }
 
-void BridgeNetwork::Unprepare(const std::string& token) { Detach(token).IgnoreError(); }
+void BridgeNetwork::Unprepare(const std::string& token) {
+  Detach(token).IgnoreError();
+  Settle();  // the namespace may get another eth0 at once
+}
 
 absl::StatusOr<PodNetworkResult> BridgeNetwork::Attach(const PodNetworkRequest& request, int netns,
                                                        const std::string& token) {
@@ -263,23 +278,51 @@ absl::Status BridgeNetwork::RemovePorts(const Pod& pod) {
   return Annotate(result, "remove host ports");
 }
 
-absl::Status BridgeNetwork::Remove(const Pod& pod) {
-  ASSIGN_OR_RETURN(Netlink host, Netlink::Open());
-  RETURN_IF_ERROR(host.DeleteLink(pod.host_if));
-  std::lock_guard lock(mutex_);
-  // Only a pod that held it frees the address: a second Detach must not free its next owner's.
-  if (pods_.erase(pod.host_if) != 0) ipam_->Release(pod.ip);
-  return absl::OkStatus();
-}
-
 absl::Status BridgeNetwork::Detach(const std::string& state) {
   ASSIGN_OR_RETURN(Pod pod, FromState(state));
   {
     std::lock_guard lock(mutex_);
-    if (!pods_.contains(pod.host_if)) pod.ports.clear();  // done before: its ports may be another's now
+    auto known = pods_.find(pod.host_if);
+    // Done before: its ports and its address may be another's now.
+    if (known == pods_.end() || known->second.detached) return absl::OkStatus();
   }
   RETURN_IF_ERROR(RemovePorts(pod));
-  return Remove(pod);
+  std::lock_guard lock(mutex_);
+  auto known = pods_.find(pod.host_if);
+  if (known == pods_.end() || std::exchange(known->second.detached, true)) return absl::OkStatus();
+  known->second.ports.clear();
+  detached_.push_back(pod.host_if);
+  wake_.notify_one();
+  return absl::OkStatus();
+}
+
+void BridgeNetwork::RemoveDetached() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    wake_.wait(lock, [&] { return closing_ || !detached_.empty(); });
+    if (detached_.empty()) return;
+    std::vector<std::string> names = std::exchange(detached_, {});
+    removing_ = true;
+    lock.unlock();
+    absl::StatusOr<Netlink> host = Netlink::Open();
+    absl::Status status = host.ok() ? host->DeleteLinks(names) : host.status();
+    lock.lock();
+    removing_ = false;
+    settled_.notify_all();
+    // What can't be removed keeps its address, and goes with the next daemon's orphans.
+    if (!status.ok()) continue;
+    for (const std::string& name : names) {
+      auto pod = pods_.find(name);
+      if (pod == pods_.end()) continue;
+      ipam_->Release(pod->second.ip);
+      pods_.erase(pod);
+    }
+  }
+}
+
+void BridgeNetwork::Settle() {
+  std::unique_lock lock(mutex_);
+  settled_.wait(lock, [&] { return detached_.empty() && !removing_; });
 }
 
 absl::Status BridgeNetwork::Adopt(const std::string& state) {

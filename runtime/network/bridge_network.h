@@ -2,10 +2,12 @@
 // subnet, masqueraded towards elsewhere. Host ports are DNAT entries of our nftables table.
 #pragma once
 
+#include <condition_variable>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "runtime/network/ipam.h"
@@ -20,6 +22,7 @@ class BridgeNetwork {
  public:
   static absl::StatusOr<std::unique_ptr<BridgeNetwork>> Open(const std::string& bridge,
                                                              const std::string& subnet);
+  ~BridgeNetwork();  // removes what was detached
 
   absl::Status Ready();
   std::string Describe();
@@ -27,6 +30,8 @@ class BridgeNetwork {
   void Unprepare(const std::string& token);
   absl::StatusOr<PodNetworkResult> Attach(const PodNetworkRequest& request, int netns,
                                           const std::string& token);
+  // The host ports are free at once. The interfaces go a moment later, many at a time, since each removal
+  // waits for RCU; their addresses are given to nobody before that.
   absl::Status Detach(const std::string& state);
   absl::Status Adopt(const std::string& state);
   absl::Status RemoveOrphans();
@@ -38,6 +43,7 @@ class BridgeNetwork {
     uint32_t ip = 0;
     std::string host_if;
     std::vector<PortMapping> ports;
+    bool detached = false;
   };
   BridgeNetwork(std::string bridge, Subnet subnet);
 
@@ -49,15 +55,21 @@ class BridgeNetwork {
   std::shared_ptr<Ipam> ipam();
   absl::Status AddPorts(const Pod& pod);
   absl::Status RemovePorts(const Pod& pod);
-  absl::Status Remove(const Pod& pod);
+  void RemoveDetached();
+  void Settle();  // waits until what was detached before has been removed
 
   const std::string bridge_, table_;
   std::mutex mutex_;  // guards what follows
   std::shared_ptr<Ipam> ipam_;
-  std::vector<Subnet> subnets_;      // the last is the present one, those before hold older pods
-  int bridge_index_ = 0;             // 0: not set up
-  std::map<std::string, Pod> pods_;  // by host_if: prepared, attached and adopted ones
+  std::vector<Subnet> subnets_;  // the last is the present one, those before hold older pods
+  int bridge_index_ = 0;         // 0: not set up
+  std::map<std::string, Pod>
+      pods_;  // by host_if: prepared, attached and adopted ones, and those on their way out
+  std::vector<std::string> detached_;  // of pods_, for remover_
+  std::condition_variable wake_, settled_;
+  bool removing_ = false, closing_ = false;
   Nft nft_;
+  std::thread remover_;
 };
 
 }  // namespace sock::runtime

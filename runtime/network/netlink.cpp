@@ -127,8 +127,7 @@ absl::Status Netlink::AddBridge(const std::string& name, const Mac& mac) {
 absl::Status Netlink::AddVeth(const std::string& name, int master, const std::string& peer, int peer_netns,
                               const Mac& peer_mac) {
   Message m(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK);
-  auto* head = m.Header<ifinfomsg>();
-  head->ifi_flags = head->ifi_change = IFF_UP;
+  m.Header<ifinfomsg>();
   mnl_attr_put_strz(m.head, IFLA_IFNAME, name.c_str());
   mnl_attr_put_u32(m.head, IFLA_MASTER, static_cast<uint32_t>(master));
   nlattr* info = mnl_attr_nest_start(m.head, IFLA_LINKINFO);
@@ -166,6 +165,20 @@ absl::Status Netlink::SetUp(int index) {
   return Done(Call(m.head), Cat("set interface ", index, " up"));
 }
 
+absl::Status Netlink::SetUpWithoutIpv6(int index) {
+  Message m(RTM_SETLINK, NLM_F_ACK);
+  m.Header<ifinfomsg>()->ifi_index = index;
+  nlattr* spec = mnl_attr_nest_start(m.head, IFLA_AF_SPEC);
+  nlattr* family = mnl_attr_nest_start(m.head, AF_INET6);
+  mnl_attr_put_u8(m.head, IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE);
+  mnl_attr_nest_end(m.head, family);
+  mnl_attr_nest_end(m.head, spec);
+  int err = Call(m.head);
+  if (err != 0 && err != EAFNOSUPPORT)  // a kernel without IPv6 has nothing to leave out
+    return ErrnoStatus(err, Cat("set the IPv6 mode of interface ", index));
+  return SetUp(index);
+}
+
 absl::Status Netlink::SetHairpin(int index) {
   Message m(RTM_SETLINK, NLM_F_ACK);
   auto* head = m.Header<ifinfomsg>();
@@ -184,6 +197,27 @@ absl::Status Netlink::DeleteLink(const std::string& name) {
   mnl_attr_put_strz(m.head, IFLA_IFNAME, name.c_str());
   int err = Call(m.head);
   return Done(err == ENODEV ? 0 : err, Cat("delete interface `", name, "`"));
+}
+
+absl::Status Netlink::DeleteLinks(const std::vector<std::string>& names) {
+  if (names.size() == 1) return DeleteLink(names.front());
+  constexpr uint32_t kGroup = 0x63736f6b;  // any number that nobody else would choose
+  bool any = false;
+  for (const std::string& name : names) {
+    Message m(RTM_SETLINK, NLM_F_ACK);
+    m.Header<ifinfomsg>();
+    mnl_attr_put_strz(m.head, IFLA_IFNAME, name.c_str());
+    mnl_attr_put_u32(m.head, IFLA_GROUP, kGroup);
+    int err = Call(m.head);
+    if (err != 0 && err != ENODEV) return ErrnoStatus(err, Cat("set the group of interface `", name, "`"));
+    any = any || err == 0;
+  }
+  if (!any) return absl::OkStatus();
+  Message m(RTM_DELLINK, NLM_F_ACK);
+  m.Header<ifinfomsg>();
+  mnl_attr_put_u32(m.head, IFLA_GROUP, kGroup);
+  int err = Call(m.head);
+  return Done(err == ENODEV ? 0 : err, Cat("delete ", names.size(), " interfaces"));
 }
 
 absl::Status Netlink::AddAddress(int index, uint32_t ip, int prefix) {

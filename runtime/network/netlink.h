@@ -32,14 +32,20 @@ class Netlink {
 
   // An existing link of that name is OK and keeps its address.
   absl::Status AddBridge(const std::string& name, const Mac& mac);
-  // The first end is up and in the bridge `master` (an index); `peer` is down, inside `peer_netns`.
+  // The first end is in the bridge `master` (an index); `peer` is inside `peer_netns`. Both are down.
   absl::Status AddVeth(const std::string& name, int master, const std::string& peer, int peer_netns,
                        const Mac& peer_mac);
   absl::StatusOr<int> FindLink(const std::string& name);  // its index; NOT_FOUND
   absl::Status SetUp(int index);
+  // Up, without the address that IPv6 gives to every interface: what it tells and asks the network then goes
+  // to every port of a bridge.
+  absl::Status SetUpWithoutIpv6(int index);
   // A bridge's port may send back out where a packet came in: a pod reaches itself through a service.
   absl::Status SetHairpin(int index);
-  absl::Status DeleteLink(const std::string& name);                // gone is success
+  absl::Status DeleteLink(const std::string& name);  // gone is success
+  // Those that are there, at once: each call that removes waits for an RCU grace period, however many it
+  // removes.
+  absl::Status DeleteLinks(const std::vector<std::string>& names);
   absl::Status AddAddress(int index, uint32_t ip, int prefix);     // there already is success
   absl::Status DeleteAddress(int index, uint32_t ip, int prefix);  // gone is success
   absl::Status AddDefaultRoute(int index, uint32_t gateway);

@@ -44,6 +44,11 @@ class ChosenNetwork final : public PodNetwork {
     return bridge_->Prepare(netns);
   }
 
+  bool NeedsPath() override {
+    auto config = Config();
+    return !config.ok() || *config != nullptr;
+  }
+
   void Unprepare(const std::string& token) override {
     if (!token.empty()) bridge_->Unprepare(token);
   }

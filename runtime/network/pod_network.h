@@ -59,6 +59,8 @@ class PodNetwork {
   // Attach for the same namespace. Empty with CNI. `netns` is a descriptor of the namespace.
   virtual absl::StatusOr<std::string> Prepare(int netns) = 0;
   virtual void Unprepare(const std::string& token) = 0;
+  // Whether Attach would run plugins now, which find the namespace by its path.
+  virtual bool NeedsPath() = 0;
   // Gives the pod its addresses. On failure nothing is left. `token` empty: everything is made now.
   virtual absl::StatusOr<PodNetworkResult> Attach(const PodNetworkRequest& request, int netns,
                                                   const std::string& token) = 0;
