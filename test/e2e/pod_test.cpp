@@ -63,7 +63,8 @@ TEST_F(PodTest, AnswersUnderThePodsIp) {
   ASSERT_TRUE(node_.runtime().PodSandboxStatus(&context, request, &response).ok());
   std::string ip = response.status().network().ip();
   EXPECT_THAT(ip, HasSubstr("10.201.0."));
-  std::string ask = "for i in $(seq 100); do busybox wget -qO- http://" + ip + ":8080/ 2>/dev/null && exit 0; done; exit 1";
+  std::string ask =
+      "for i in $(seq 100); do busybox wget -qO- http://" + ip + ":8080/ 2>/dev/null && exit 0; done; exit 1";
   EXPECT_EQ(system((ask + " | grep -q hello").c_str()), 0);
 }
 
@@ -74,7 +75,8 @@ TEST_F(PodTest, ExecSyncGivesOutputCodeAndTimeout) {
   EXPECT_EQ(answer.stderr(), "e\n");
   EXPECT_EQ(answer.exit_code(), 3);
   grpc::Status status;
-  constexpr char kFind[] = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; echo; done | grep 'slee[p] 77'";
+  constexpr char kFind[] =
+      "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; echo; done | grep 'slee[p] 77'";
   node_.Exec(container, {"sleep", "77"}, 1, &status);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
   EXPECT_NE(node_.Exec(container, {"sh", "-c", kFind}, 10).exit_code(), 0) << "the exec's process still runs";
@@ -83,8 +85,10 @@ TEST_F(PodTest, ExecSyncGivesOutputCodeAndTimeout) {
 TEST_F(PodTest, SecurityIsSeenFromInside) {
   config_ = node_.PodConfig("secure");
   pod_ = node_.RunPod(config_);
-  api::ContainerConfig config = node_.ContainerConfig("secure", {"sh", "-c",
-      "id; grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status; touch /x || echo read-only; cat /proc/kcore | wc -c"});
+  api::ContainerConfig config =
+      node_.ContainerConfig("secure", {"sh", "-c",
+                                       "id; grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status; touch /x "
+                                       "|| echo read-only; cat /proc/kcore | wc -c"});
   auto* security = config.mutable_linux()->mutable_security_context();
   security->mutable_run_as_user()->set_value(33);
   security->set_no_new_privs(true);
@@ -116,7 +120,8 @@ TEST_F(PodTest, MemoryLimitKillsAndSaysSo) {
 }
 
 TEST_F(PodTest, StopSendsTheSignalThenKills) {
-  std::string polite = Run("polite", {"sh", "-c", "trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done"});
+  std::string polite =
+      Run("polite", {"sh", "-c", "trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done"});
   node_.WaitLog("polite", "F up");
   grpc::ClientContext context;
   api::StopContainerRequest request;
@@ -135,7 +140,8 @@ TEST_F(PodTest, StopSendsTheSignalThenKills) {
 }
 
 TEST_F(PodTest, ADaemonKilledAndStartedAgainFindsEverything) {
-  std::string lives = Run("lives", {"sh", "-c", "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.02; done"});
+  std::string lives =
+      Run("lives", {"sh", "-c", "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.02; done"});
   std::string pod = pod_;
   std::string ends = Run("ends", {"sh", "-c", "sleep 0.5; exit 9"});
   node_.WaitLog("lives", "line 5\n");
@@ -226,9 +232,12 @@ TEST_F(PodTest, BadInputNamesTheFieldAndLeavesNothing) {
 TEST_F(PodTest, VolumesAreReadOnlyWhenAsked) {
   config_ = node_.PodConfig("volume");
   pod_ = node_.RunPod(config_);
-  ASSERT_EQ(system(("mkdir -p " + node_.dir() + "/volume && echo data > " + node_.dir() + "/volume/file").c_str()), 0);
+  ASSERT_EQ(
+      system(("mkdir -p " + node_.dir() + "/volume && echo data > " + node_.dir() + "/volume/file").c_str()),
+      0);
   api::ContainerConfig config = node_.ContainerConfig(
-      "volume", {"sh", "-c", "cat /ro/file; touch /ro/x || echo refused; echo written > /deep/down/rw/new; echo end"});
+      "volume",
+      {"sh", "-c", "cat /ro/file; touch /ro/x || echo refused; echo written > /deep/down/rw/new; echo end"});
   for (bool readonly : {true, false}) {
     auto* mount = config.add_mounts();
     mount->set_container_path(readonly ? "/ro" : "/deep/down/rw");
@@ -241,6 +250,30 @@ TEST_F(PodTest, VolumesAreReadOnlyWhenAsked) {
   EXPECT_THAT(log, HasSubstr("F data\n"));
   EXPECT_THAT(log, HasSubstr("refused"));
   EXPECT_EQ(system(("grep -q written " + node_.dir() + "/volume/new").c_str()), 0);
+}
+
+// As snap pins them below /run/snapd/ns, which a volume of the host's `/` or `/run` holds.
+TEST_F(PodTest, AVolumeMayHoldAPinnedMountNamespace) {
+  const std::string volume = node_.dir() + "/pins";
+  auto shell = [](const std::string& script) { return system(script.c_str()); };
+  ASSERT_EQ(shell("mkdir " + volume + " && mount -t tmpfs --make-private pins " + volume + " && mkdir " +
+                  volume + "/below && mount -t tmpfs below " + volume + "/below && touch " + volume +
+                  "/pin " + volume + "/below/file && unshare --mount=" + volume + "/pin true"),
+            0);
+  config_ = node_.PodConfig("pins");
+  pod_ = node_.RunPod(config_);
+  api::ContainerConfig config =
+      node_.ContainerConfig("pins", {"sh", "-c", "cat /v/pin && ls /v/below && echo end"});
+  auto* mount = config.add_mounts();
+  mount->set_container_path("/v");
+  mount->set_host_path(volume);
+  grpc::Status status;
+  std::string container = node_.Create(pod_, config_, config, &status);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_TRUE(node_.Start(container).ok());
+  EXPECT_THAT(node_.WaitLog("pins", "F end"), HasSubstr("F file\n"));
+  EXPECT_TRUE(node_.RemovePod(pod_).ok());
+  EXPECT_EQ(shell("umount -R " + volume + "/pin " + volume + "/below " + volume), 0);
 }
 
 }  // namespace
