@@ -51,6 +51,8 @@ absl::Status Cri::CreateContainer(const api::CreateContainerRequest& request,
   // Only the sandbox's own configuration counts: kubelet sends it again with every container.
   const api::PodSandboxConfig& pod_config = pod->config;
   const bool host_ipc = pod_config.linux().security_context().namespace_options().ipc() == api::NODE;
+  const api::UserNamespace& userns =
+      pod_config.linux().security_context().namespace_options().userns_options();
   ConvertContext context;
   context.resolv_conf = FilesDir(pod->id) + "/resolv.conf";
   context.hosts = FilesDir(pod->id) + "/hosts";
@@ -59,7 +61,8 @@ absl::Status Cri::CreateContainer(const api::CreateContainerRequest& request,
   context.seccomp_profile_root = config_.seccomp_profile_root;
   context.cgroup_path = record.cgroup_path = runtime_->cgroups().PathFor(pod->cgroup_parent, record.id);
 
-  ASSIGN_OR_RETURN(oci::Rootfs rootfs, images_->CreateSnapshot(record.id, image.id, 0, 0));
+  ASSIGN_OR_RETURN(oci::Rootfs rootfs, images_->CreateSnapshot(record.id, image.id, RootId(userns.uids()),
+                                                               RootId(userns.gids())));
   absl::Cleanup drop_snapshot = [&] { images_->RemoveSnapshot(record.id).IgnoreError(); };
   ASSIGN_OR_RETURN(sock::runtime::ContainerSpec spec,
                    ToContainerSpec(record.id, pod->id, config, pod_config, image, rootfs, context));

@@ -277,17 +277,34 @@ absl::Status SetSeccomp(const api::LinuxContainerSecurityContext& security, cons
 }
 
 // No AppArmor profile of ours exists, so the default is the kernel's: unconfined.
-absl::Status CheckAppArmor(const api::LinuxContainerSecurityContext& security) {
+absl::Status SetAppArmor(const api::LinuxContainerSecurityContext& security, std::string* profile) {
   const std::string& text = security.apparmor_profile();
   const bool localhost = security.has_apparmor()
                              ? security.apparmor().profile_type() == api::SecurityProfile::Localhost
                              : text.starts_with("localhost/");
-  if (localhost && !security.privileged())
-    return absl::FailedPreconditionError("linux.security_context.apparmor: profiles cannot be applied");
+  if (localhost && !security.privileged()) {
+    *profile = security.has_apparmor() ? security.apparmor().localhost_ref() : text;
+    if (profile->starts_with("localhost/")) profile->erase(0, 10);
+    if (profile->empty() || profile->find_first_of(std::string(" \n\0", 3)) != std::string::npos)
+      return Invalid("linux.security_context.apparmor.localhost_ref",
+                     Cat("`", *profile, "` is not a profile's name"));
+    absl::StatusOr<std::string> enabled = ReadFile("/sys/module/apparmor/parameters/enabled");
+    if (!enabled.ok() || !enabled->starts_with("Y"))
+      return absl::FailedPreconditionError(Cat("linux.security_context.apparmor: profile `", *profile,
+                                               "` cannot be applied: this kernel runs without AppArmor"));
+  }
   if (!security.has_apparmor() && !localhost && !text.empty() && text != "runtime/default" &&
       text != "unconfined")
     return Invalid("linux.security_context.apparmor_profile", Cat("`", text, "` is unknown"));
   return absl::OkStatus();
+}
+
+// Without SELinux its options mean nothing, as everywhere in Kubernetes.
+absl::Status CheckSelinux(const api::SELinuxOption& options) {
+  const bool asked = !(options.user().empty() && options.role().empty() && options.type().empty() &&
+                       options.level().empty());
+  if (!asked || access("/sys/fs/selinux/enforce", F_OK) != 0) return absl::OkStatus();
+  return absl::UnimplementedError("linux.security_context.selinux_options: labels are not supported");
 }
 
 void DefaultMounts(bool privileged, const ConvertContext& context, std::vector<oci::Mount>* out) {
@@ -310,14 +327,38 @@ void DefaultMounts(bool privileged, const ConvertContext& context, std::vector<o
   }
 }
 
+// user_namespaces(7). Ranges may not overlap, on neither side.
+absl::StatusOr<std::vector<oci::IdMapping>> ReadMappings(
+    const google::protobuf::RepeatedPtrField<api::IDMapping>& in, const std::string& field) {
+  constexpr int kMaxMappings = 340;  // of the kernel
+  if (in.empty()) return Invalid(field, "is empty");
+  if (in.size() > kMaxMappings) return Invalid(field, "has over 340 entries");
+  std::vector<oci::IdMapping> out;
+  for (const api::IDMapping& one : in) {
+    const uint64_t length = one.length();
+    if (length == 0) return Invalid(field + ".length", "is 0");
+    if (one.container_id() + length > UINT32_MAX || one.host_id() + length > UINT32_MAX)
+      return Invalid(field, "goes beyond the largest id");
+    for (const oci::IdMapping& other : out) {
+      auto overlap = [&](uint64_t a, uint64_t b) { return a < b + other.size && b < a + length; };
+      if (overlap(one.container_id(), other.container_id) || overlap(one.host_id(), other.host_id))
+        return Invalid(field, "has ranges that overlap");
+    }
+    out.push_back({one.container_id(), one.host_id(), one.length()});
+  }
+  return out;
+}
+
 absl::StatusOr<oci::Mount> ToMount(const api::Mount& in, const std::string& field) {
   if (in.has_image() && !in.image().image().empty())
     return absl::UnimplementedError(Cat(field, ".image: image mounts are not supported"));
-  if (in.uidmappings_size() || in.gidmappings_size())
-    return absl::UnimplementedError(Cat(field, ".uidMappings: idmapped mounts are not supported"));
   RETURN_IF_ERROR(CheckPath(in.container_path(), field + ".container_path"));
   RETURN_IF_ERROR(CheckPath(in.host_path(), field + ".host_path"));
-  oci::Mount out{Clean(in.container_path()), "bind", in.host_path(), {"rbind"}};
+  oci::Mount out{Clean(in.container_path()), "bind", in.host_path(), {"rbind"}, {}, {}};
+  if (in.uidmappings_size() || in.gidmappings_size()) {
+    ASSIGN_OR_RETURN(out.uid_mappings, ReadMappings(in.uidmappings(), field + ".uidMappings"));
+    ASSIGN_OR_RETURN(out.gid_mappings, ReadMappings(in.gidmappings(), field + ".gidMappings"));
+  }
   if (out.destination == "/") return Invalid(field + ".container_path", "is the root");
   switch (in.propagation()) {
     case api::PROPAGATION_PRIVATE:
@@ -453,26 +494,46 @@ absl::Status SetDevices(const api::ContainerConfig& config, oci::Spec* spec) {
   return absl::OkStatus();
 }
 
-absl::Status CheckUserns(const api::NamespaceOption& options) {
-  const api::UserNamespace& userns = options.userns_options();
-  if (!options.has_userns_options() || userns.mode() == api::NODE) return absl::OkStatus();
-  if (userns.mode() == api::POD)
-    return absl::UnimplementedError(Cat(kUserns, ": user namespaces are not supported"));
-  return Invalid(Cat(kUserns, ".mode"), "is neither POD nor NODE");
-}
-
 struct Namespaces {
   bool host_network, host_ipc, host_pid, shared_pid;
+  std::vector<oci::IdMapping> uids, gids;  // empty: the node's user namespace
 };
+
+absl::Status ReadUserns(const api::NamespaceOption& options, Namespaces* out) {
+  const api::UserNamespace& userns = options.userns_options();
+  if (!options.has_userns_options() || userns.mode() == api::NODE) {
+    if (userns.uids_size() || userns.gids_size())
+      return Invalid(kUserns, "has mappings, but its mode is NODE");
+    return absl::OkStatus();
+  }
+  if (userns.mode() != api::POD) return Invalid(Cat(kUserns, ".mode"), "is neither POD nor NODE");
+  ASSIGN_OR_RETURN(out->uids, ReadMappings(userns.uids(), Cat(kUserns, ".uids")));
+  ASSIGN_OR_RETURN(out->gids, ReadMappings(userns.gids(), Cat(kUserns, ".gids")));
+  for (const auto& [ids, name] : {std::pair{&out->uids, ".uids"}, {&out->gids, ".gids"}})
+    if (std::none_of(ids->begin(), ids->end(), [](const auto& one) { return one.container_id == 0; }))
+      return Invalid(Cat(kUserns, name), "does not map the id 0");
+  for (const auto& [host, name] :
+       {std::pair{out->host_network, "network"}, {out->host_ipc, "ipc"}, {out->host_pid, "pid"}})
+    if (host)
+      return Invalid(Cat("linux.security_context.namespace_options.", name),
+                     Cat("is NODE, but ", kUserns, " is POD"));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Namespaces> ReadNamespaces(const api::NamespaceOption& options) {
   const std::string field = "linux.security_context.namespace_options.";
-  RETURN_IF_ERROR(CheckUserns(options));
   if (options.network() != api::POD && options.network() != api::NODE)
     return Invalid(field + "network", "is neither POD nor NODE");
   if (options.ipc() != api::POD && options.ipc() != api::NODE)
     return Invalid(field + "ipc", "is neither POD nor NODE");
-  return Namespaces{options.network() == api::NODE, options.ipc() == api::NODE, options.pid() == api::NODE,
-                    options.pid() == api::POD};
+  Namespaces out{options.network() == api::NODE,
+                 options.ipc() == api::NODE,
+                 options.pid() == api::NODE,
+                 options.pid() == api::POD,
+                 {},
+                 {}};
+  RETURN_IF_ERROR(ReadUserns(options, &out));
+  return out;
 }
 
 absl::Status CheckSysctl(const std::string& given, const Namespaces& namespaces) {
@@ -499,6 +560,12 @@ absl::Status CheckSysctl(const std::string& given, const Namespaces& namespaces)
 
 }  // namespace
 
+uint32_t RootId(const google::protobuf::RepeatedPtrField<api::IDMapping>& mappings) {
+  for (const api::IDMapping& one : mappings)
+    if (one.container_id() == 0) return one.host_id();
+  return 0;
+}
+
 absl::StatusOr<SandboxSpec> ToSandboxSpec(const std::string& id, const api::PodSandboxConfig& config,
                                           const std::string& /*runtime_handler*/) {
   const auto& security = config.linux().security_context();
@@ -515,6 +582,10 @@ absl::StatusOr<SandboxSpec> ToSandboxSpec(const std::string& id, const api::PodS
   spec.host_ipc = namespaces.host_ipc;
   spec.host_pid = namespaces.host_pid;
   spec.shared_pid = namespaces.shared_pid;
+  spec.uid_mappings = namespaces.uids;
+  spec.gid_mappings = namespaces.gids;
+  if (!spec.uid_mappings.empty() && security.privileged())
+    return Invalid("linux.security_context.privileged", Cat("is set, but ", kUserns, " is POD"));
   for (const auto& [name, value] : config.linux().sysctls()) {
     RETURN_IF_ERROR(CheckSysctl(name, namespaces));
     spec.sysctls[name] = value;
@@ -604,6 +675,9 @@ absl::StatusOr<ContainerSpec> ToContainerSpec(const std::string& id, const std::
   out.host_ipc = pod.host_ipc;
   out.host_pid = own.host_pid;
   out.shared_pid = own.shared_pid;
+  if (own.uids != pod.uids || own.gids != pod.gids) return Invalid(kUserns, "is not that of the sandbox");
+  spec.uid_mappings = pod.uids;
+  spec.gid_mappings = pod.gids;
   if (options.pid() == api::TARGET) {
     if (options.target_id().empty())
       return Invalid("linux.security_context.namespace_options.target_id", "is empty");
@@ -614,7 +688,8 @@ absl::StatusOr<ContainerSpec> ToContainerSpec(const std::string& id, const std::
   RETURN_IF_ERROR(SetUser(security, image.config, &out.user));
   RETURN_IF_ERROR(SetCapabilities(security, &spec.process.capabilities));
   RETURN_IF_ERROR(SetSeccomp(security, context, &spec));
-  RETURN_IF_ERROR(CheckAppArmor(security));
+  RETURN_IF_ERROR(SetAppArmor(security, &spec.process.apparmor_profile));
+  RETURN_IF_ERROR(CheckSelinux(security.selinux_options()));
   spec.process.no_new_privileges = security.no_new_privs();
   spec.root_readonly = security.readonly_rootfs();
   spec.hostname = sandbox.hostname();
@@ -634,6 +709,12 @@ absl::StatusOr<ContainerSpec> ToContainerSpec(const std::string& id, const std::
     spec.process.oom_score_adj = static_cast<int>(config.linux().resources().oom_score_adj());
   RETURN_IF_ERROR(SetDevices(config, &spec));
   RETURN_IF_ERROR(SetMounts(config, context, &spec));
+  // The copy of the mounts in a user namespace receives the host's, and gives none back
+  // (mount_namespaces(7)).
+  if (!spec.uid_mappings.empty())
+    for (int i = 0; i < config.mounts_size(); ++i)
+      if (config.mounts(i).propagation() == api::PROPAGATION_BIDIRECTIONAL)
+        return Invalid(Cat("mounts[", i, "].propagation"), Cat("is BIDIRECTIONAL, but ", kUserns, " is POD"));
   spec.cgroups_path = context.cgroup_path;
   spec.annotations = {config.annotations().begin(), config.annotations().end()};
 

@@ -21,6 +21,9 @@ struct ConvertContext {
   std::string seccomp_profile_root;  // where relative Localhost profiles lie; may be empty
 };
 
+// The host's id of a user namespace's root; 0 where there are no mappings.
+uint32_t RootId(const google::protobuf::RepeatedPtrField<api::IDMapping>& mappings);
+
 // A sandbox. INVALID_ARGUMENT and UNIMPLEMENTED name the field of PodSandboxConfig; NOT_FOUND an unknown
 // `runtime_handler` ("" and "cri-sock" are known).
 absl::StatusOr<sock::runtime::SandboxSpec> ToSandboxSpec(const std::string& id,

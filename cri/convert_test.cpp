@@ -146,20 +146,20 @@ TEST(Convert, Refusals) {
          i.config.mutable_devices(0)->set_permissions("rx");
        },
        StatusCode::kInvalidArgument, "permissions"},
-      {"AppArmor",
+      {"AppArmor without a name",
        [](Input& i) { i.security()->mutable_apparmor()->set_profile_type(api::SecurityProfile::Localhost); },
-       StatusCode::kFailedPrecondition, "apparmor"},
+       StatusCode::kInvalidArgument, "apparmor.localhost_ref"},
       {"seccomp file",
        [](Input& i) {
          i.security()->mutable_seccomp()->set_profile_type(api::SecurityProfile::Localhost);
          i.security()->mutable_seccomp()->set_localhost_ref("/no/such.json");
        },
        StatusCode::kNotFound, "/no/such.json"},
-      {"user namespace",
+      {"user namespace without mappings",
        [](Input& i) {
          i.security()->mutable_namespace_options()->mutable_userns_options()->set_mode(api::POD);
        },
-       StatusCode::kUnimplemented, "linux.security_context.namespace_options.userns_options"},
+       StatusCode::kInvalidArgument, "linux.security_context.namespace_options.userns_options.uids is empty"},
       {"no target", [](Input& i) { i.security()->mutable_namespace_options()->set_pid(api::TARGET); },
        StatusCode::kInvalidArgument, "target_id"},
       {"log escapes", [](Input& i) { i.config.set_log_path("../b/0.log"); }, StatusCode::kInvalidArgument,
@@ -361,9 +361,71 @@ TEST(Convert, Sandbox) {
   }
   options->set_pid(api::TARGET);
   EXPECT_EQ(ToSandboxSpec("s1", config, "").status().code(), StatusCode::kInvalidArgument);
-  options->set_pid(api::POD);
-  options->mutable_userns_options()->set_mode(api::POD);
-  EXPECT_EQ(ToSandboxSpec("s1", config, "").status().code(), StatusCode::kUnimplemented);
+}
+
+TEST(Convert, UserNamespace) {
+  Input in;
+  auto* options = in.pod.mutable_linux()->mutable_security_context()->mutable_namespace_options();
+  auto* userns = options->mutable_userns_options();
+  options->set_pid(api::CONTAINER);
+  userns->set_mode(api::POD);
+  for (auto* ids : {userns->mutable_uids(), userns->mutable_gids()}) {
+    api::IDMapping* one = ids->Add();
+    one->set_host_id(65536);
+    one->set_length(65536);
+  }
+  const std::vector<oci::IdMapping> want = {{0, 65536, 65536}};
+  auto sandbox = ToSandboxSpec("s1", in.pod, "");
+  ASSERT_TRUE(sandbox.ok()) << sandbox.status();
+  EXPECT_EQ(sandbox->uid_mappings, want);
+  EXPECT_EQ(sandbox->gid_mappings, want);
+  auto* mount = in.config.add_mounts();
+  mount->set_host_path("/h");
+  mount->set_container_path("/c");
+  *mount->mutable_uidmappings() = userns->uids();
+  *mount->mutable_gidmappings() = userns->gids();
+  auto container = in.Convert();
+  ASSERT_TRUE(container.ok()) << container.status();
+  EXPECT_EQ(container->spec.uid_mappings, want);
+  EXPECT_EQ(MountAt(container->spec, "/c")->uid_mappings, want);
+  EXPECT_EQ(RootId(userns->gids()), 65536u);
+
+  struct {
+    const char* message;
+    std::function<void(Input&, api::NamespaceOption*)> spoil;
+  } const bad[] = {
+      {"network is NODE", [](Input&, auto* o) { o->set_network(api::NODE); }},
+      {"ipc is NODE", [](Input&, auto* o) { o->set_ipc(api::NODE); }},
+      {"pid is NODE", [](Input&, auto* o) { o->set_pid(api::NODE); }},
+      {"mode is NODE", [](Input&, auto* o) { o->mutable_userns_options()->set_mode(api::NODE); }},
+      {"is neither POD nor NODE",
+       [](Input&, auto* o) { o->mutable_userns_options()->set_mode(api::CONTAINER); }},
+      {"gids is empty", [](Input&, auto* o) { o->mutable_userns_options()->clear_gids(); }},
+      {"length is 0", [](Input&, auto* o) { o->mutable_userns_options()->mutable_uids(0)->set_length(0); }},
+      {"does not map the id 0",
+       [](Input&, auto* o) { o->mutable_userns_options()->mutable_uids(0)->set_container_id(1); }},
+      {"beyond the largest id",
+       [](Input&, auto* o) { o->mutable_userns_options()->mutable_uids(0)->set_host_id(UINT32_MAX - 5); }},
+      {"overlap",
+       [](Input&, auto* o) { *o->mutable_userns_options()->add_uids() = o->userns_options().uids(0); }},
+      {"privileged is set",
+       [](Input& i, auto*) { i.pod.mutable_linux()->mutable_security_context()->set_privileged(true); }},
+  };
+  for (const auto& row : bad) {
+    Input spoilt = in;
+    row.spoil(spoilt, spoilt.pod.mutable_linux()->mutable_security_context()->mutable_namespace_options());
+    absl::Status status = ToSandboxSpec("s1", spoilt.pod, "").status();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << row.message;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(row.message));
+  }
+  mount->set_propagation(api::PROPAGATION_BIDIRECTIONAL);
+  EXPECT_THAT(std::string(in.Convert().status().message()),
+              HasSubstr("mounts[0].propagation is BIDIRECTIONAL"));
+  mount->set_propagation(api::PROPAGATION_HOST_TO_CONTAINER);
+  EXPECT_TRUE(in.Convert().ok());
+  *in.security()->mutable_namespace_options() = *options;
+  in.security()->mutable_namespace_options()->clear_userns_options();
+  EXPECT_THAT(std::string(in.Convert().status().message()), HasSubstr("is not that of the sandbox"));
 }
 
 TEST(Convert, Resources) {

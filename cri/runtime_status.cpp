@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <nlohmann/json.hpp>
 
 #include "cri/cri.h"
@@ -34,7 +36,7 @@ absl::Status Cri::Status(const api::StatusRequest& request, api::StatusResponse*
   for (const std::string& name : config_.handlers) response->add_runtime_handlers()->set_name(name);
   for (auto& handler : *response->mutable_runtime_handlers()) {
     handler.mutable_features()->set_recursive_read_only_mounts(true);
-    handler.mutable_features()->set_user_namespaces(false);
+    handler.mutable_features()->set_user_namespaces(access("/proc/self/ns/user", F_OK) == 0);
   }
   response->mutable_features()->set_supplemental_groups_policy(true);
   if (request.verbose()) {

@@ -101,11 +101,17 @@ absl::Status Cri::WriteSandboxFiles(const SandboxRecord& record) {
   RETURN_IF_ERROR(WriteFileAtomic(dir + "/resolv.conf", resolv, Durability::kProcess, 0644));
   RETURN_IF_ERROR(WriteFileAtomic(dir + "/hosts", hosts, Durability::kProcess, 0644));
   RETURN_IF_ERROR(WriteFileAtomic(dir + "/hostname", hostname + "\n", Durability::kProcess, 0644));
+  const auto& userns = config.linux().security_context().namespace_options().userns_options();
+  const uint32_t uid = RootId(userns.uids()), gid = RootId(userns.gids());
+  for (const char* name : {"/resolv.conf", "/hosts", "/hostname"}) {
+    if (chown((dir + name).c_str(), uid, gid) != 0) return ErrnoStatus(errno, Cat("chown `", dir, name, "`"));
+  }
 
   if (config.linux().security_context().namespace_options().ipc() != api::NODE) {
     const std::string shm = dir + "/shm";
     RETURN_IF_ERROR(MakeDirs(shm, 0755));
-    if (mount("shm", shm.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777,size=65536k") != 0) {
+    const std::string options = Cat("mode=1777,size=65536k,uid=", uid, ",gid=", gid);
+    if (mount("shm", shm.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options.c_str()) != 0) {
       return ErrnoStatus(errno, Cat("mount tmpfs at `", shm, "`"));
     }
   }

@@ -170,6 +170,7 @@ class Child {
       absl::Status done = WriteExisting("/proc/self/oom_score_adj", Cat(plan_.oom_score_adj()));
       if (!done.ok() && ErrnoOf(done) != EACCES) return done;  // lowering it needs CAP_SYS_RESOURCE
     }
+    if (!plan_.apparmor_profile().empty()) RETURN_IF_ERROR(ConfineOnExec());
     step_ = "namespaces";
     struct {
       bool wanted;
@@ -193,6 +194,16 @@ class Child {
         errno != EPERM)
       return ErrnoStatus(errno, "make session keyring");
     return absl::OkStatus();
+  }
+
+  // apparmor(7): the profile that execve(2) puts on, asked for while the host's /proc is there.
+  absl::Status ConfineOnExec() {
+    step_ = "apparmor";
+    const std::string& profile = plan_.apparmor_profile();
+    absl::Status done = WriteExisting("/proc/self/attr/apparmor/exec", Cat("exec ", profile));
+    if (absl::IsNotFound(done) && access("/proc/self/attr/apparmor", F_OK) < 0)
+      done = WriteExisting("/proc/self/attr/exec", Cat("exec ", profile));  // before Linux 5.8
+    return Annotate(done, Cat("apply AppArmor profile `", profile, "`, which must be loaded"));
   }
 
   absl::Status Limits() {

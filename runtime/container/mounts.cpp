@@ -95,7 +95,8 @@ absl::StatusOr<Fd> CloneTree(const std::string& path, bool recursive, bool apart
   if (apart) {
     absl::StatusOr<Fd> tree = absl::InternalError("clone mount: no thread");
     std::thread([&] {
-      tree = unshare(CLONE_NEWNS) == 0 ? CloneTree(path, recursive) : ErrnoStatus(errno, "make a mount namespace");
+      tree = unshare(CLONE_NEWNS) == 0 ? CloneTree(path, recursive)
+                                       : ErrnoStatus(errno, "make a mount namespace");
     }).join();
     return tree;
   }

@@ -148,6 +148,7 @@ absl::Status PrepareProcess(const ContainerSpec& container, const oci::User& use
   }
   if (process.oom_score_adj) plan.set_oom_score_adj(*process.oom_score_adj);
   plan.set_no_new_privileges(process.no_new_privileges);
+  plan.set_apparmor_profile(process.apparmor_profile);
 
   ASSIGN_OR_RETURN(uint64_t bounding, CapabilityMask(process.capabilities.bounding));
   ASSIGN_OR_RETURN(uint64_t effective, CapabilityMask(process.capabilities.effective));
