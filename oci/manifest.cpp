@@ -23,7 +23,7 @@ absl::Status Bad(std::string_view field, std::string_view reason) {
 }
 
 // A document nested deeper than any real one would make the parser's tree recurse: refused.
-absl::StatusOr<json> ParseObject(std::string_view document, std::string_view what) {
+absl::StatusOr<json> Parse(std::string_view document, std::string_view what) {
   bool deep = false;
   json parsed = json::parse(
       document.begin(), document.end(),
@@ -34,6 +34,11 @@ absl::StatusOr<json> ParseObject(std::string_view document, std::string_view wha
       false);
   if (deep) return Bad(what, "is nested too deeply");
   if (parsed.is_discarded()) return Bad(what, "is not JSON");
+  return parsed;
+}
+
+absl::StatusOr<json> ParseObject(std::string_view document, std::string_view what) {
+  ASSIGN_OR_RETURN(json parsed, Parse(document, what));
   if (!parsed.is_object()) return Bad(what, "is not a JSON object");
   return parsed;
 }
@@ -186,6 +191,22 @@ absl::StatusOr<Config> ParseConfig(std::string_view document) {
   if (const json* volumes = Find(*config, "Volumes")) {
     if (!volumes->is_object()) return Bad("Volumes", "is not an object");
     for (const auto& [path, unused] : volumes->items()) out.config.volumes.push_back(path);
+  }
+  return out;
+}
+
+absl::StatusOr<std::vector<DockerArchiveImage>> ParseDockerArchive(std::string_view document) {
+  ASSIGN_OR_RETURN(const json parsed, Parse(document, "manifest.json"));
+  if (!parsed.is_array() || parsed.empty()) return Bad("manifest.json", "is not a list of images");
+  std::vector<DockerArchiveImage> out;
+  for (const json& one : parsed) {
+    if (!one.is_object()) return Bad("manifest.json", "is not a list of images");
+    DockerArchiveImage& image = out.emplace_back();
+    RETURN_IF_ERROR(Read(one, "Config", image.config));
+    if (image.config.empty()) return Bad("Config", "is missing");
+    RETURN_IF_ERROR(Read(one, "Layers", image.layers));
+    if (image.layers.size() > kMaxLayers) return Bad("Layers", "has too many entries");
+    RETURN_IF_ERROR(Read(one, "RepoTags", image.tags));
   }
   return out;
 }

@@ -1,5 +1,5 @@
-// The documents of an image (image-spec manifest.md, image-index.md, config.md; Docker's schema 2), read out of
-// strangers' bytes. What does not parse is INVALID_ARGUMENT naming the field.
+// The documents of an image (image-spec manifest.md, image-index.md, config.md; Docker's schema 2), read out
+// of strangers' bytes. What does not parse is INVALID_ARGUMENT naming the field.
 #pragma once
 
 #include <cstdint>
@@ -47,11 +47,19 @@ absl::StatusOr<Manifest> ParseManifest(std::string_view document);
 absl::StatusOr<std::vector<Descriptor>> ParseIndex(std::string_view document);
 absl::StatusOr<Config> ParseConfig(std::string_view document);
 
+// An image of a `docker save` archive, as its manifest.json tells it: names of the archive's files, and its
+// tags.
+struct DockerArchiveImage {
+  std::string config;
+  std::vector<std::string> layers, tags;
+};
+absl::StatusOr<std::vector<DockerArchiveImage>> ParseDockerArchive(std::string_view document);
+
 // The platform that this machine runs, in the words of image-spec ("linux", "amd64" …).
 Platform HostPlatform();
 
-// The first manifest of an index that fits `platform` (one that names no platform fits when nothing else does).
-// NOT_FOUND where none does.
+// The first manifest of an index that fits `platform` (one that names no platform fits when nothing else
+// does). NOT_FOUND where none does.
 absl::StatusOr<Descriptor> ChoosePlatform(const std::vector<Descriptor>& index, const Platform& platform);
 
 // Chain ids (config.md, "Layer ChainID"), lowest first. The digests must have passed CheckDigest.

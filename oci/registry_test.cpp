@@ -1,9 +1,13 @@
 #include "oci/registry.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <signal.h>
+#include <spawn.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -12,6 +16,7 @@
 #include <thread>
 
 #include "oci/digest.h"
+#include "runtime/base/fd.h"
 #include "runtime/base/path.h"
 #include "runtime/base/text.h"
 
@@ -330,6 +335,135 @@ TEST_F(RegistryTest, ASlowServerIsGivenUp) {
   absl::Status status = impatient.FetchManifest(reference, "t", {}, {}).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
   close(silent);
+}
+
+// Debian's docker-registry on loopback, with a certificate of our own, holding a/b:t.
+class RealRegistryTest : public Fixture {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/registry_test.XXXXXX";
+    ASSERT_NE(mkdtemp(name), nullptr);
+    dir_ = name;
+    ASSERT_EQ(
+        Shell("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key.pem "
+              "-out ca.crt -subj /CN=test -addext subjectAltName=IP:127.0.0.1 -days 2"),
+        0);
+    for (const std::string& blob : {layer_, config_, manifest_}) {
+      ASSERT_TRUE(MakeDirs(dir_ + "/layout/blobs/sha256").ok());
+      std::ofstream(dir_ + "/layout/blobs/sha256/" + DigestOf(blob).substr(7)) << blob;
+    }
+    std::ofstream(dir_ + "/layout/oci-layout") << R"({"imageLayoutVersion":"1.0.0"})";
+    std::ofstream(dir_ + "/layout/index.json")
+        << R"({"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json",)"
+        << R"("digest":")" << DigestOf(manifest_) << R"(","size":)" << manifest_.size() << "}]}";
+  }
+  void TearDown() override {
+    if (pid_ > 0) {
+      kill(pid_, SIGKILL);
+      waitpid(pid_, nullptr, 0);
+    }
+    EXPECT_TRUE(RemoveTree(dir_).ok());
+  }
+  int Shell(const std::string& command) {
+    return system(Cat("cd ", dir_, " && ", command, " >>log 2>&1 || { cat log; false; }").c_str());
+  }
+  // Starts it, with `auth` in its configuration, and pushes the image.
+  void Start(const std::string& auth, const std::string& credentials) {
+    std::ofstream(dir_ + "/config.yml")
+        << "version: 0.1\nlog: {level: info}\nstorage: {filesystem: {rootdirectory: " << dir_ << "/data}}\n"
+        << "http: {addr: \"127.0.0.1:0\", secret: x, tls: {certificate: " << dir_ << "/ca.crt, key: " << dir_
+        << "/key.pem}}\n"
+        << auth;
+    auto pipe = MakePipe();
+    ASSERT_TRUE(pipe.ok());
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, pipe->write.get(), 2);
+    posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
+    std::string config = dir_ + "/config.yml";
+    char program[] = "docker-registry", serve[] = "serve";
+    char* arguments[] = {program, serve, config.data(), nullptr};
+    ASSERT_EQ(posix_spawnp(&pid_, program, &actions, nullptr, arguments, environ), 0);
+    posix_spawn_file_actions_destroy(&actions);
+    pipe->write.Reset();
+    // It says which port the kernel gave it; what it says later goes to a closed pipe, which Go ignores.
+    std::string log;
+    const std::string words = "listening on 127.0.0.1:";
+    char buffer[4096];
+    while (log.find(", tls", std::min(log.find(words), log.size())) == std::string::npos) {
+      ssize_t got = read(pipe->read.get(), buffer, sizeof buffer);
+      ASSERT_GT(got, 0) << log;
+      log.append(buffer, static_cast<size_t>(got));
+    }
+    log.erase(0, log.find(words) + words.size());
+    host_ = "127.0.0.1:" + log.substr(0, log.find(','));
+    log_ = std::move(pipe->read);
+    ASSERT_EQ(Shell(Cat("mkdir -p certs && cp ca.crt certs && skopeo copy --preserve-digests "
+                        "--insecure-policy --dest-cert-dir certs ",
+                        credentials, " oci:layout docker://", host_, "/a/b:t")),
+              0);
+  }
+  // A client whose hosts.toml for `host` says `text`.
+  std::unique_ptr<RegistryClient> Client(const std::string& host, const std::string& text) {
+    EXPECT_TRUE(MakeDirs(Cat(dir_, "/", host)).ok());
+    std::ofstream(Cat(dir_, "/", host, "/hosts.toml")) << text;
+    return std::make_unique<RegistryClient>(dir_, times);
+  }
+  absl::Status Fetch(RegistryClient& from, const std::string& host, const Credentials& who = {}) {
+    const Reference reference{host, "a/b", "t", ""};
+    auto manifest = from.FetchManifest(reference, "t", who, {});
+    if (!manifest.ok()) return manifest.status();
+    EXPECT_EQ(manifest->digest, DigestOf(manifest_));
+    taken.clear();
+    absl::Status blob = from.FetchBlob(reference, DigestOf(layer_), layer_.size(), who, Taking(), {});
+    EXPECT_EQ(taken, blob.ok() ? layer_ : "");
+    return blob;
+  }
+  const std::string layer_ = std::string(1 << 20, 'l');
+  const std::string config_ =
+      R"({"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":[]}})";
+  const std::string manifest_ = Cat(
+      R"({"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":)",
+      R"("application/vnd.oci.image.config.v1+json","digest":")", DigestOf(config_), R"(","size":)",
+      config_.size(), R"(},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":")",
+      DigestOf(layer_), R"(","size":)", layer_.size(), "}]}");
+  std::string dir_, host_;
+  pid_t pid_ = 0;
+  Fd log_;
+};
+
+TEST_F(RealRegistryTest, PasswordsOverTlsOfAnOwnAuthority) {
+  std::ofstream(dir_ + "/htpasswd") << "u:$2y$04$2tyhZ4PlqlqV2eV4NIuhFutUH6/SgCLsw0sjJm9SWkpqCDFe0O/FG\n";
+  Start(Cat("auth: {htpasswd: {realm: r, path: ", dir_, "/htpasswd}}\n"), "--dest-creds u:p");
+  if (HasFatalFailure()) return;
+  Credentials who;
+  who.username = "u";
+  who.password = "p";
+  const std::string server = Cat("server = \"https://", host_, "\"\n");
+  absl::Status status = Fetch(*Client(host_, server), host_, who);
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_TRUE(Has(std::string(status.message()), "certificate")) << status;
+  auto trusting = Client(host_, server + "ca = \"../ca.crt\"\n");
+  EXPECT_EQ(Fetch(*trusting, host_, who), absl::OkStatus());
+  EXPECT_EQ(Fetch(*trusting, host_).code(), absl::StatusCode::kUnauthenticated);
+  who.password = "q";
+  EXPECT_EQ(Fetch(*trusting, host_, who).code(), absl::StatusCode::kUnauthenticated);
+  who.password = "p";
+  EXPECT_EQ(trusting->FetchManifest({host_, "a/b", "", ""}, "none", who, {}).status().code(),
+            absl::StatusCode::kNotFound);
+}
+
+TEST_F(RealRegistryTest, AnOwnAuthorityHoldsWhereARedirectLeads) {
+  Start("", "");
+  if (HasFatalFailure()) return;
+  Server front([&](const std::string& request, int) {
+    std::string path = request.substr(4, request.find(' ', 4) - 4);
+    return Answer("307 There", Cat("Location: https://", host_, path.substr(0, path.find('?')), "\r\n"), "");
+  });
+  const std::string server = Cat("server = \"http://", front.host(), "\"\n");
+  EXPECT_EQ(Fetch(*Client("registry.test", server), "registry.test").code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(Fetch(*Client("registry.test", server + "ca = \"../ca.crt\"\n"), "registry.test"),
+            absl::OkStatus());
 }
 
 }  // namespace

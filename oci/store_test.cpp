@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -42,7 +43,7 @@ struct Item {
 enum class Filter { kPlain, kGzip, kZstd };
 
 std::string MakeTar(const std::vector<Item>& items, Filter filter = Filter::kPlain) {
-  std::string out(1 << 20, 0);
+  std::string out(4 << 20, 0);
   size_t used = 0;
   archive* a = archive_write_new();
   archive_write_set_format_pax(a);
@@ -314,11 +315,11 @@ TEST_F(StoreTest, ConcurrentImportsMakeEachLayerOnce) {
 }
 
 TEST_F(StoreTest, DirectoriesWithoutAnEntryAreThoseOfTheLayersBelow) {
-  const Made made = AddImage("example.com/app:1", {{{.path = "tmp/", .type = S_IFDIR, .mode = 01777},
-                                                    {.path = "gone/", .type = S_IFDIR, .mode = 0700}},
-                                                   {{.path = ".wh.gone"}, {.path = "tmp/a/first", .data = "1"}},
-                                                   {{.path = "tmp/a/second", .data = "2"},
-                                                    {.path = "gone/new/file", .data = "3"}}});
+  const Made made = AddImage(
+      "example.com/app:1",
+      {{{.path = "tmp/", .type = S_IFDIR, .mode = 01777}, {.path = "gone/", .type = S_IFDIR, .mode = 0700}},
+       {{.path = ".wh.gone"}, {.path = "tmp/a/first", .data = "1"}},
+       {{.path = "tmp/a/second", .data = "2"}, {.path = "gone/new/file", .data = "3"}}});
   auto store = Open();
   const mode_t before = umask(077);  // must not matter
   auto images = store->Import(layout(), "");
@@ -327,7 +328,7 @@ TEST_F(StoreTest, DirectoriesWithoutAnEntryAreThoseOfTheLayersBelow) {
   auto rootfs = store->CreateSnapshot("c1", made.id, 0, 0);
   ASSERT_TRUE(rootfs.ok()) << rootfs.status();
   auto mode = [&](size_t layer, const std::string& path) {
-    struct stat st{};
+    struct stat st {};
     EXPECT_EQ(stat((rootfs->lower_dirs[layer] + path).c_str(), &st), 0) << path;
     return st.st_mode & 07777;
   };
@@ -336,6 +337,95 @@ TEST_F(StoreTest, DirectoriesWithoutAnEntryAreThoseOfTheLayersBelow) {
   EXPECT_EQ(mode(0, "/tmp"), 01777u);
   EXPECT_EQ(mode(0, "/gone"), 0755u);  // the whiteout between hides the lowest
   EXPECT_EQ(mode(0, "/gone/new"), 0755u);
+}
+
+TEST_F(StoreTest, ADockerSaveArchive) {
+  const std::string base = MakeTar(base_), top = MakeTar(top_);
+  const Platform host = HostPlatform();
+  const std::string config = json{{"os", host.os},
+                                  {"architecture", host.architecture},
+                                  {"rootfs", {{"diff_ids", {Sha256(base), Sha256(top), Sha256(base)}}}}}
+                                 .dump();
+  auto save = [&](const json& manifest) {
+    Write(dir_ + "/save.tar", MakeTar({{.path = "manifest.json", .data = manifest.dump()},
+                                       {.path = "c/layer.tar", .type = S_IFLNK, .data = "../a/layer.tar"},
+                                       {.path = "a/layer.tar", .data = base},
+                                       {.path = "b/layer.tar", .data = top},
+                                       {.path = "c.json", .data = config}},
+                                      Filter::kGzip));
+    return dir_ + "/save.tar";
+  };
+  json manifest = {{{"Config", "c.json"},
+                    {"RepoTags", {"app:1", "example.com/app:2"}},
+                    {"Layers", {"a/layer.tar", "b/layer.tar", "c/layer.tar"}}}};
+  auto store = Open();
+  auto images = store->Import(save(manifest), "");
+  ASSERT_TRUE(images.ok()) << images.status();
+  auto image = store->Get("example.com/app:2");
+  ASSERT_TRUE(image.ok()) << image.status();
+  EXPECT_EQ(image->id, Sha256(config));
+  EXPECT_THAT(image->repo_tags, ElementsAre("docker.io/library/app:1", "example.com/app:2"));
+  EXPECT_EQ(Entries("layers"), 3u);
+  ASSERT_TRUE(store->Remove(image->id).ok());
+  manifest[0]["Layers"][2] = "missing.tar";
+  auto missing = store->Import(save(manifest), "").status();
+  EXPECT_TRUE(absl::IsInvalidArgument(missing)) << missing;
+  EXPECT_THAT(std::string(missing.message()), testing::HasSubstr("missing.tar"));
+  manifest[0].erase("RepoTags");
+  manifest[0]["Layers"][2] = "c/layer.tar";
+  EXPECT_TRUE(absl::IsInvalidArgument(store->Import(save(manifest), "").status()));  // no name
+  EXPECT_TRUE(store->Import(save(manifest), "example.com/named:1").ok());
+  ASSERT_TRUE(store->Remove("example.com/named:1").ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(store->Import(save("no list"), "").status()));
+  EXPECT_EQ(Entries("layers"), 0u);
+  EXPECT_EQ(Entries("blobs"), 0u);
+}
+
+TEST_F(StoreTest, AnImageForAnotherPlatformSaysSo) {
+  const Made made = AddImage("example.com/app:1", {base_});
+  json config = json::parse(Read(BlobPath(made.id)));
+  config["architecture"] = "s390x";
+  json manifest = json::parse(Read(BlobPath(index_["manifests"][0]["digest"])));
+  manifest["config"] = Put(config.dump());
+  index_["manifests"][0].update(Put(manifest.dump()));
+  Write(layout() + "/index.json", index_.dump());
+  auto store = Open();
+  auto status = store->Import(layout(), "").status();
+  EXPECT_TRUE(absl::IsNotFound(status)) << status;
+  EXPECT_THAT(std::string(status.message()),
+              testing::HasSubstr("is for linux/s390x, this machine is linux/"));
+  json inner = index_["manifests"][0];
+  inner["platform"] = {{"os", "linux"}, {"architecture", "s390x"}};
+  json index = Put(json{{"schemaVersion", 2}, {"manifests", {inner}}}.dump());
+  index["annotations"] = inner["annotations"];
+  Write(layout() + "/index.json", json{{"schemaVersion", 2}, {"manifests", {index}}}.dump());
+  status = store->Import(layout(), "").status();
+  EXPECT_TRUE(absl::IsNotFound(status)) << status;
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("only for linux/s390x"));
+  EXPECT_EQ(Entries("blobs"), 0u);
+}
+
+TEST_F(StoreTest, AFullDiskLeavesNothing) {
+  std::string noise(3 << 18, '\0');
+  uint32_t state = 1;
+  for (char& c : noise) c = static_cast<char>((state = state * 1664525 + 1013904223) >> 24);
+  // Full while the layer arrives, and full while it is unpacked.
+  for (const char* size : {"size=300k", "size=1200k"}) {
+    AddImage("example.com/app:1", {{{.path = "noise", .data = noise}}});
+    ASSERT_TRUE(MakeDirs(dir_ + "/store").ok());
+    ASSERT_EQ(mount("tmpfs", (dir_ + "/store").c_str(), "tmpfs", 0, size), 0);
+    {
+      auto store = Open();
+      const uint64_t before = store->FilesystemUsage()->bytes;
+      auto status = store->Import(layout(), "").status();
+      EXPECT_TRUE(absl::IsResourceExhausted(status)) << size << ": " << status;
+      EXPECT_EQ(store->FilesystemUsage()->bytes, before);
+      EXPECT_EQ(Entries("layers"), 0u);
+      EXPECT_EQ(Entries("blobs"), 0u);
+      EXPECT_THAT(store->List(), IsEmpty());
+    }
+    EXPECT_EQ(umount2((dir_ + "/store").c_str(), MNT_DETACH), 0);
+  }
 }
 
 TEST_F(StoreTest, AnImageWithoutLayersHasALowerDirectory) {

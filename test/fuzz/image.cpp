@@ -13,6 +13,7 @@ FUZZ(image) {
   }
   if (auto index = ParseIndex(input); index.ok())
     ChoosePlatform(*index, {"linux", "amd64", ""}).IgnoreError();
+  if (auto images = ParseDockerArchive(input); images.ok()) CHECK(!images->front().config.empty());
   if (auto config = ParseConfig(input); config.ok())
     CHECK(ChainIds(config->diff_ids).size() == config->diff_ids.size());
 }
