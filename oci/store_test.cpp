@@ -5,8 +5,10 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -38,6 +40,8 @@ struct Item {
   bool hardlink = false;
   std::map<std::string, std::string> xattrs;
   time_t mtime = 1000000000;
+  int uid = 0, gid = 0;
+  dev_t rdev = 0;
 };
 
 enum class Filter { kPlain, kGzip, kZstd };
@@ -56,6 +60,9 @@ std::string MakeTar(const std::vector<Item>& items, Filter filter = Filter::kPla
     archive_entry_set_pathname(entry, item.path.c_str());
     archive_entry_set_mode(entry, item.type | item.mode);
     archive_entry_set_mtime(entry, item.mtime, 0);
+    archive_entry_set_uid(entry, item.uid);
+    archive_entry_set_gid(entry, item.gid);
+    archive_entry_set_rdev(entry, item.rdev);
     for (const auto& [name, value] : item.xattrs)
       archive_entry_xattr_add_entry(entry, name.c_str(), value.data(), value.size());
     const bool file = item.type == S_IFREG && !item.hardlink;
@@ -119,6 +126,70 @@ TEST_F(LayerTest, EveryCompressionGivesTheSameTree) {
     EXPECT_LT(lgetxattr((layer() + "/" + name).c_str(), "trusted.overlay.redirect", value, 64), 0);
     ASSERT_TRUE(RemoveTree(layer()).ok());
   }
+}
+
+TEST_F(LayerTest, DevicesOwnersAndAttributesAreKept) {
+  auto result = Unpack(
+      MakeTar({{.path = "null", .type = S_IFCHR, .mode = 0666, .uid = 3, .gid = 70000, .rdev = makedev(1, 3)},
+               {.path = "disk", .type = S_IFBLK, .mode = 0640, .rdev = makedev(259, 1048575)},
+               {.path = "fifo", .type = S_IFIFO, .mode = 0600},
+               {.path = "link", .type = S_IFLNK, .data = "null", .uid = 5, .gid = 6},
+               {.path = "set", .data = "s", .mode = 06755, .xattrs = {{"user.a", "1"}}, .uid = 7, .gid = 8},
+               {.path = "o/", .type = S_IFDIR, .mode = 02770, .uid = 9},
+               {.path = "o/.wh..wh..opq"}}));
+  ASSERT_TRUE(result.ok()) << result.status();
+  auto at = [&](const std::string& name) {
+    struct stat st {};
+    EXPECT_EQ(lstat((layer() + "/" + name).c_str(), &st), 0) << name;
+    return st;
+  };
+  EXPECT_EQ(at("null").st_mode, S_IFCHR | 0666u);
+  EXPECT_EQ(at("null").st_rdev, makedev(1, 3));
+  EXPECT_EQ(at("null").st_gid, 70000u);
+  EXPECT_EQ(at("disk").st_mode, S_IFBLK | 0640u);
+  EXPECT_EQ(at("disk").st_rdev, makedev(259, 1048575));
+  EXPECT_EQ(at("fifo").st_mode, S_IFIFO | 0600u);
+  EXPECT_EQ(at("link").st_uid, 5u);
+  EXPECT_EQ(at("null").st_uid, 3u);  // not through the link
+  EXPECT_EQ(at("set").st_mode, S_IFREG | 06755u);
+  EXPECT_EQ(at("o").st_mode, S_IFDIR | 02770u);
+  EXPECT_TRUE(IsOpaque("/o"));
+  char value = 0;
+  EXPECT_EQ(lgetxattr((layer() + "/set").c_str(), "user.a", &value, 1), 1);
+  EXPECT_EQ(value, '1');
+}
+
+// The process that unpacks, while it waits for the rest of a layer.
+TEST_F(LayerTest, TheProcessIsConfinedAndItsDeathIsAnError) {
+  auto pipe = MakePipe();
+  ASSERT_TRUE(pipe.ok());
+  absl::Status status;
+  std::thread unpacking([&] { status = UnpackLayer(pipe->read.get(), layer(), {}).status(); });
+  // More than the pipe takes: once this is written, some was read, and the process is what it will be.
+  const std::string tar = MakeTar({{.path = "large", .data = std::string(1 << 20, 'x')}});
+  EXPECT_TRUE(WriteAll(pipe->write.get(), tar.substr(0, 300'000)).ok());
+  std::string child;
+  for (const auto& task : fs::directory_iterator("/proc/self/task"))
+    if (std::string children = Read(task.path().string() + "/children"); children != "<none>")
+      child += children;
+  child = child.substr(0, child.find(' '));
+  const std::string proc_status = Read("/proc/" + child + "/status");
+  EXPECT_THAT(proc_status, testing::HasSubstr("Name:\tcri-sock-unpack\n"));
+  EXPECT_THAT(proc_status, testing::HasSubstr("NoNewPrivs:\t1\n"));
+  EXPECT_THAT(proc_status, testing::HasSubstr("Seccomp:\t2\n"));
+  EXPECT_THAT(proc_status, testing::HasSubstr("CapEff:\t000000008820001b\n"));
+  const std::string mounts = Read("/proc/" + child + "/mountinfo");
+  EXPECT_EQ(std::count(mounts.begin(), mounts.end(), '\n'), 1) << mounts;
+  EXPECT_THAT(mounts, testing::HasSubstr("nodev"));
+  for (const auto& fd : fs::directory_iterator("/proc/" + child + "/fd"))
+    EXPECT_THAT(fs::read_symlink(fd.path()).string(),
+                testing::AnyOf(testing::StartsWith("pipe:"), testing::Eq("/"), testing::StartsWith("/large"),
+                               testing::Eq(fs::read_symlink("/proc/self/fd/2").string())));
+  kill(std::stoi(child), SIGKILL);
+  unpacking.join();
+  EXPECT_TRUE(absl::IsInternal(status)) << status;
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("signal 9"));
+  EXPECT_FALSE(fs::exists(layer()));
 }
 
 TEST_F(LayerTest, AWhiteoutMeansTheLayersBelow) {
