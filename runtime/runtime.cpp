@@ -724,6 +724,7 @@ absl::StatusOr<ExecResult> LeanRuntime::ExecSync(const std::string& id, const Ex
   absl::StatusOr<monitor::Answer> answer = Call(call, Numbers(fds));
   if (!answer.ok()) return ChildError(Annotate(answer.status(), Cat("execute `", request.args[0], "`")));
   if (answer->fds.size() < 2) return absl::InternalError("execute: the monitor sent no output descriptors");
+  absl::StatusOr<PidRef> process = OpenPid(answer->reply.pid());  // absent where it has ended already
 
   ExecResult result;
   std::string* outputs[2] = {&result.out, &result.err};
@@ -758,6 +759,8 @@ absl::StatusOr<ExecResult> LeanRuntime::ExecSync(const std::string& id, const Ex
     if (request.timeout.count() > 0) {
       auto left = std::chrono::ceil<milliseconds>(deadline - steady_clock::now()).count();
       if (left <= 0) {
+        if (process.ok() && SendSignal(*process, SIGSTOP).ok() && !HasExited(*process))
+          KillDescendants(*process);
         monitor::Request kill;
         kill.mutable_signal()->set_id(exec_id);
         kill.mutable_signal()->set_signal(SIGKILL);

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -123,6 +124,40 @@ TEST(PidRefTest, ExitIsSeenAndGoneIsSuccess) {
     EXPECT_EQ(*told, status);
   }
   EXPECT_TRUE(absl::IsNotFound(OpenPid(pid).status()));
+}
+
+TEST(PidRefTest, DescendantsAreKilledOrphansToo) {
+  int held[2];  // its end of file: no descendant lives
+  ASSERT_EQ(pipe2(held, O_CLOEXEC), 0);
+  pid_t pid = fork();
+  if (pid == 0) {
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+    for (int i = 0; i < 3; ++i) {
+      pid_t child = fork();
+      if (child == 0) {
+        setsid();
+        if (fork() != 0) _exit(0);
+        if (write(held[1], "x", 1) != 1) _exit(1);
+        for (;;) pause();
+      }
+      waitpid(child, nullptr, 0);
+    }
+    close(held[1]);
+    for (;;) pause();
+  }
+  close(held[1]);
+  char byte;
+  for (int i = 0; i < 3; ++i) ASSERT_EQ(read(held[0], &byte, 1), 1);
+  absl::StatusOr<PidRef> ancestor = OpenPid(pid);
+  ASSERT_TRUE(ancestor.ok());
+  ASSERT_TRUE(SendSignal(*ancestor, SIGSTOP).ok());
+  KillDescendants(*ancestor);
+  EXPECT_FALSE(HasExited(*ancestor));
+  ASSERT_TRUE(SendSignal(*ancestor, SIGCONT).ok());
+  EXPECT_EQ(read(held[0], &byte, 1), 0);
+  ASSERT_TRUE(SendSignal(*ancestor, SIGKILL).ok());
+  waitpid(pid, nullptr, 0);
+  close(held[0]);
 }
 
 }  // namespace

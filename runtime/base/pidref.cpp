@@ -10,6 +10,8 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -73,6 +75,38 @@ absl::StatusOr<PidRef> OpenPid(pid_t pid) {
   }
   ASSIGN_OR_RETURN(uint64_t start, StartTime(pid));
   return PidRef{pid, std::move(pidfd), start};
+}
+
+void KillDescendants(const PidRef& ancestor) {
+  constexpr int kRounds = 100;
+  for (int round = 0; round < kRounds; ++round) {
+    std::map<pid_t, pid_t> parents;
+    std::error_code error;
+    for (std::filesystem::directory_iterator it("/proc", error), end; !error && it != end;
+         it.increment(error)) {
+      pid_t pid;
+      if (absl::SimpleAtoi(it->path().filename().string(), &pid)) parents[pid] = ParentOf(pid);
+    }
+    auto descends = [&](pid_t pid) {
+      for (size_t steps = 0; steps < parents.size(); ++steps) {
+        auto parent = parents.find(pid);
+        if (parent == parents.end() || parent->second == 0) return false;
+        if (parent->second == ancestor.pid) return true;
+        pid = parent->second;
+      }
+      return false;
+    };
+    bool found = false;
+    for (const auto& [pid, parent] : parents) {
+      if (!descends(pid)) continue;
+      absl::StatusOr<PidRef> process = OpenPid(pid);
+      // Another that has the number meanwhile has another parent.
+      if (!process.ok() || HasExited(*process) || ParentOf(pid) != parent) continue;
+      found = true;
+      SendSignal(*process, SIGKILL).IgnoreError();
+    }
+    if (!found || HasExited(ancestor)) return;
+  }
 }
 
 absl::StatusOr<PidRef> OpenPid(pid_t pid, uint64_t start_time) {

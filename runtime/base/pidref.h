@@ -35,6 +35,11 @@ pid_t ParentOf(pid_t pid);
 // Sends `signal` through the pidfd (pidfd_send_signal(2)). A process that is gone is OK: gone is success.
 absl::Status SendSignal(const PidRef& process, int signal);
 
+// SIGKILLs all that descends from `ancestor`, not it itself, which should be stopped and a subreaper
+// (prctl(2)): else what it forks meanwhile, or an orphan's orphan, is missed. What forks without end is given
+// up.
+void KillDescendants(const PidRef& ancestor);
+
 // True once the process has exited (the pidfd polls readable).
 bool HasExited(const PidRef& process);
 

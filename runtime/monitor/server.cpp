@@ -552,6 +552,8 @@ absl::Status Server::MakeProcess(const Create& request, bool is_exec, uint64_t s
     int numbers[3];
     for (int i = 0; i < 3; ++i) keep.push_back(numbers[i] = stdio.child[i].get());
     CloseAllBut(keep);
+    // So that what an exec leaves behind is known for its own until it ends (KillDescendants).
+    if (is_exec) prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     CarryOut(plan, std::move(fds), numbers, barrier.b.get());
   }
   if (plan.has_join_pid_ns_fd() && setns(pid_ns_.get(), CLONE_NEWPID) < 0)

@@ -77,7 +77,9 @@ TEST_F(PodTest, ExecSyncGivesOutputCodeAndTimeout) {
   grpc::Status status;
   constexpr char kFind[] =
       "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; echo; done | grep 'slee[p] 77'";
-  node_.Exec(container, {"sleep", "77"}, 1, &status);
+  // The one that sleeps in a session of its own has lost its parent.
+  node_.Exec(container, {"sh", "-c", "(setsid sleep 77 &); (exec setsid sleep 77) & sleep 77; sleep 77"}, 1,
+             &status);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
   EXPECT_NE(node_.Exec(container, {"sh", "-c", kFind}, 10).exit_code(), 0) << "the exec's process still runs";
 }
