@@ -18,6 +18,8 @@ absl::Status Cri::StartContainer(const api::StartContainerRequest& request, api:
   }
   const int64_t now = NowNs();
   absl::Status started = runtime_->StartContainer(record->id);
+  // Whether it runs can't be told now: the caller asks again.
+  if (absl::IsUnavailable(started)) return started;
   if (!started.ok()) {
     // The program could not be run: the container has ended, and its status tells why.
     sock::runtime::ExitInfo exit;

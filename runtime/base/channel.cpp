@@ -134,11 +134,12 @@ absl::StatusOr<Message> RecvMessage(int socket) {
   header.msg_control = control.data();
   header.msg_controllen = control.size();
   ssize_t n;
+  // ECONNRESET is told once, where the other side left something unread; what it said before is still there.
   do n = recvmsg(socket, &header, MSG_CMSG_CLOEXEC);
-  while (n < 0 && errno == EINTR);
+  while (n < 0 && (errno == EINTR || errno == ECONNRESET));
   if (n < 0) {
     absl::Status status = ErrnoStatus(errno, "receive a message");
-    if (errno == ECONNRESET || errno == ENOTCONN) return WithCode(status, absl::StatusCode::kUnavailable);
+    if (errno == ENOTCONN) return WithCode(status, absl::StatusCode::kUnavailable);
     return status;
   }
   Message message;

@@ -137,7 +137,9 @@ absl::StatusOr<Answer> Client::Call(Request request, std::span<const int> fds) {
     sent = SendMessage(socket_.get(), request.SerializeAsString(), fds);
   }
   if (!sent.ok()) {
+    shutdown(socket_.get(), SHUT_RDWR);  // the reader tells whom it concerns
     std::lock_guard lock(mutex_);
+    lost_ = lost_ || absl::IsUnavailable(sent);
     waiting_.erase(serial);
     return Annotate(sent, "send to the monitor");
   }

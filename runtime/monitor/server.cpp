@@ -249,6 +249,8 @@ std::vector<std::pair<Kept::Descriptor, Fd*>> Server::Descriptors(Process& proce
 void Server::ReplaceKeeper() {
   Holdings holdings;
   for (auto& [id, process] : processes_) {
+    // One that is still being built ends with its barrier, and is asked for again.
+    if (!process->is_exec && !process->is_init && !process->at_barrier) continue;
     Held& held = holdings[id];
     held.kept = Describe(*process);
     for (auto [kind, fd] : Descriptors(*process)) held.fds[kind] = std::move(*fd);

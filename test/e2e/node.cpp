@@ -52,6 +52,12 @@ pid_t Spawn(const std::vector<std::string>& args, const std::string& output) {
   return pid;
 }
 
+std::string HowItEnded(pid_t pid) {
+  int status;
+  if (waitpid(pid, &status, WNOHANG) <= 0) return "it runs";
+  return WIFEXITED(status) ? Cat("exit code ", WEXITSTATUS(status)) : Cat("signal ", WTERMSIG(status));
+}
+
 // Asks `condition` at short intervals: what is waited for here (another program's readiness) has no event to wait on.
 template <typename Condition>
 bool Until(Condition condition) {
@@ -125,7 +131,7 @@ void Node::StartDaemon() {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   auto channel = grpc::CreateCustomChannel("unix:" + listen_, grpc::InsecureChannelCredentials(), arguments);
-  EXPECT_TRUE(channel->WaitForConnected(std::chrono::system_clock::now() + kPatience)) << "no daemon";
+  EXPECT_TRUE(channel->WaitForConnected(std::chrono::system_clock::now() + kPatience)) << "no daemon; " << HowItEnded(daemon_);
   runtime_ = api::RuntimeService::NewStub(channel);
   images_ = api::ImageService::NewStub(channel);
 }

@@ -25,6 +25,8 @@ class Node {
   void KillDaemon(int signal);  // and waits for its end
 
   const std::string& dir() const { return dir_; }
+  const std::string& listen() const { return listen_; }
+  pid_t daemon() const { return daemon_; }
   std::string image() const;
   api::RuntimeService::Stub& runtime() { return *runtime_; }
   api::ImageService::Stub& images() { return *images_; }
