@@ -188,7 +188,7 @@ class LeanRuntime final : public Runtime {
   std::string NsDir(const std::string& sandbox) const { return options_.state_dir + "/ns/" + sandbox; }
   absl::StatusOr<std::shared_ptr<monitor::Client>> Connect();
   absl::StatusOr<ContainerInfo> Build(const ContainerSpec& spec);
-  // Every operation but Exec may be asked for again where a monitor died before it answered.
+  // Every operation but Exec and Create is asked for again where a monitor died before it answered.
   absl::StatusOr<monitor::Answer> Call(const monitor::Request& request, std::span<const int> fds = {});
   absl::Status Forget(const std::string& id) {
     monitor::Request request;
@@ -268,6 +268,7 @@ absl::StatusOr<monitor::Answer> LeanRuntime::Call(const monitor::Request& reques
     }
     absl::StatusOr<monitor::Answer> answer = client->Call(request, fds);
     if (answer.ok() || !client->lost() || request.operation_case() == monitor::Request::kExec ||
+        request.operation_case() == monitor::Request::kCreate ||
         steady_clock::now() > deadline)
       return answer;
   }
@@ -564,6 +565,8 @@ absl::StatusOr<Fd> LeanRuntime::OpenLog(const std::string& path) const {
 
 absl::StatusOr<ContainerInfo> LeanRuntime::CreateContainer(const ContainerSpec& spec) {
   absl::StatusOr<ContainerInfo> made = Build(spec);
+  // A monitor that dies takes the mounts with it that it was sent: they are prepared anew for the next one.
+  for (int attempt = 1; absl::IsUnavailable(made.status()) && attempt < 5; ++attempt) made = Build(spec);
   if (ErrnoOf(made.status()) != ELOOP) return made;
   ContainerSpec apart = spec;
   for (oci::Mount& mount : apart.spec.mounts) mount.options.push_back(kCloneApart);
