@@ -169,7 +169,7 @@ TEST_F(CniTest, AMissingPluginIsNamedByStatus) {
 
 TEST_F(CniTest, EachPodLeavesTheNetworkItCameTo) {
   std::string built_in = node_.RunPod(node_.PodConfig("built-in"));
-  EXPECT_THAT(Ip(built_in), HasSubstr("10.201.0."));
+  EXPECT_THAT(Ip(built_in), HasSubstr(node_.subnet()));
   Configure("10-e2e.conflist", kFirst, "10.196.0.0/24");
   std::string first = node_.RunPod(node_.PodConfig("first"));
   EXPECT_THAT(Ip(first), HasSubstr("10.196.0."));
@@ -182,7 +182,7 @@ TEST_F(CniTest, EachPodLeavesTheNetworkItCameTo) {
   node_.StartDaemon();
   for (const std::string& pod : {second, built_in, first}) EXPECT_TRUE(node_.RemovePod(pod).ok());
   EXPECT_THAT(Traces(), IsEmpty());
-  EXPECT_THAT(Ip(node_.RunPod(node_.PodConfig("again"))), HasSubstr("10.201.0."));
+  EXPECT_THAT(Ip(node_.RunPod(node_.PodConfig("again"))), HasSubstr(node_.subnet()));
 }
 
 }  // namespace

@@ -85,6 +85,10 @@ Node::Node() {
   EXPECT_NE(mkdtemp(name), nullptr);
   dir_ = name;
   listen_ = dir_ + "/cri.sock";
+  // Two test programs that run at once must not take each other's bridge down.
+  bridge_ = Cat("csocke", getpid() % 100000);
+  subnet_ = Cat("10.", 150 + getpid() % 100, ".0.");
+  cgroup_ = Cat("cri-sock-e2e-", getpid());
   registry_port_ = FreePort();
   std::ofstream(dir_ + "/registry.yml") << "version: 0.1\nstorage: {filesystem: {rootdirectory: " << dir_
                                         << "/registry}}\nhttp: {addr: \"127.0.0.1:" << registry_port_ << "\"}\n";
@@ -93,7 +97,7 @@ Node::Node() {
   std::string make = Cat(SOURCE_DIR "/hack/images/make-image --busybox /bin/busybox ", dir_, "/layout && skopeo copy -q ",
                          "--dest-tls-verify=false oci:", dir_, "/layout:latest docker://", image());
   EXPECT_EQ(system(make.c_str()), 0);
-  std::ofstream(dir_ + "/config.toml") << "[bridge]\nname = \"csocke2e0\"\nsubnet = \"10.201.0.0/24\"\n"
+  std::ofstream(dir_ + "/config.toml") << "[bridge]\nname = \"" << bridge_ << "\"\nsubnet = \"" << subnet_ << "0/24\"\n"
                                        << "[cni]\nconf_dir = \"" << dir_ << "/cni\"\n";
   std::filesystem::create_directories(dir_ + "/logs");
   StartDaemon();
@@ -113,9 +117,10 @@ Node::~Node() {
     kill(registry_, SIGKILL);
     waitpid(registry_, nullptr, 0);
   }
-  (void)system("ip link delete csocke2e0 2>/dev/null; nft delete table ip cri_sock_csocke2e0 2>/dev/null; "
-               "nft delete table inet cri_sock_csocke2e0 2>/dev/null; "
-               "find /sys/fs/cgroup -depth -type d -name cri-sock-e2e -exec rmdir {} +");
+  (void)system(Cat("ip link delete ", bridge_, " 2>/dev/null; nft delete table ip cri_sock_", bridge_,
+                   " 2>/dev/null; nft delete table inet cri_sock_", bridge_,
+                   " 2>/dev/null; find /sys/fs/cgroup -depth -type d -name ", cgroup_, " -exec rmdir {} +")
+                   .c_str());
   if (testing::Test::HasFailure()) {
     if (auto log = ReadFile(dir_ + "/daemon.log"); log.ok()) fprintf(stderr, "--- daemon:\n%s", log->c_str());
   }
@@ -159,7 +164,7 @@ api::PodSandboxConfig Node::PodConfig(const std::string& name) const {
   config.mutable_metadata()->set_uid("uid-" + name);
   config.set_hostname(name);
   config.set_log_directory(dir_ + "/logs");
-  config.mutable_linux()->set_cgroup_parent("/cri-sock-e2e");
+  config.mutable_linux()->set_cgroup_parent("/" + cgroup_);
   return config;
 }
 
@@ -281,8 +286,8 @@ std::vector<std::string> Node::Leftovers() const {
     if (line.find(dir_) != std::string::npos) found.push_back("mount " + line);
   }
   std::error_code ignored;
-  for (const char* root : {"/sys/fs/cgroup/memory/cri-sock-e2e", "/sys/fs/cgroup/pids/cri-sock-e2e",
-                           "/sys/fs/cgroup/cri-sock-e2e"}) {
+  for (const std::string& root : {"/sys/fs/cgroup/memory/" + cgroup_, "/sys/fs/cgroup/pids/" + cgroup_,
+                                  "/sys/fs/cgroup/" + cgroup_}) {
     for (const auto& entry : std::filesystem::directory_iterator(root, ignored)) {
       if (entry.is_directory()) found.push_back("cgroup " + entry.path().string());
     }

@@ -26,7 +26,8 @@ class Node {
 
   const std::string& dir() const { return dir_; }
   const std::string& listen() const { return listen_; }
-  pid_t daemon() const { return daemon_; }
+  // Where the built-in bridge's addresses lie: "10.X.0.". Each test process has its own.
+  const std::string& subnet() const { return subnet_; }
   std::string image() const;
   api::RuntimeService::Stub& runtime() { return *runtime_; }
   api::ImageService::Stub& images() { return *images_; }
@@ -54,7 +55,7 @@ class Node {
   std::vector<std::string> Leftovers() const;
 
  private:
-  std::string dir_, listen_;
+  std::string dir_, listen_, bridge_, subnet_, cgroup_;
   int registry_port_ = 0;
   pid_t registry_ = -1, daemon_ = -1;
   std::unique_ptr<api::RuntimeService::Stub> runtime_;
