@@ -9,6 +9,7 @@
 #include "runtime/base/path.h"
 #include "runtime/base/status.h"
 #include "runtime/base/text.h"
+#include "runtime/base/toml.h"
 
 namespace sock::cri {
 
@@ -71,6 +72,7 @@ absl::Status Apply(const toml::table& table, const std::string& prefix,
 }  // namespace
 
 absl::StatusOr<Config> ParseConfig(const std::string& text) {
+  RETURN_IF_ERROR(CheckTomlHeaders(text));
   toml::parse_result parsed = toml::parse(text);
   if (!parsed) {
     return absl::InvalidArgumentError(
