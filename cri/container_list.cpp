@@ -28,6 +28,11 @@ absl::Status Cri::ContainerStatus(const api::ContainerStatusRequest& request,
   *status->mutable_labels() = config.labels();
   *status->mutable_annotations() = config.annotations();
   *status->mutable_mounts() = config.mounts();
+  for (api::Mount& mount : *status->mutable_mounts()) {
+    if (!mount.has_image()) continue;
+    if (auto image = images_->Get(mount.image().image()); image.ok())
+      mount.mutable_image()->set_image_ref(image->id);
+  }
   status->set_log_path(record->log_path);
   if (config.linux().has_resources()) {
     *status->mutable_resources()->mutable_linux() = config.linux().resources();

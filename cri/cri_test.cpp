@@ -264,6 +264,20 @@ TEST_F(CriTest, RefusesWhatWouldSpoilThePodsFiles) {
   EXPECT_TRUE(run([](auto& c) { c.set_hostname("Web-1.example_x"); }).ok());
 }
 
+TEST_F(CriTest, PullsForAKnownHandlerOnly) {
+  api::PullImageRequest q;
+  api::PullImageResponse r;
+  q.mutable_image()->set_image("busybox");
+  for (const char* handler : {"", "sock"}) {
+    q.mutable_image()->set_runtime_handler(handler);
+    EXPECT_TRUE(cri->PullImage(q, {}, &r).ok()) << handler;
+  }
+  q.mutable_image()->set_runtime_handler("nosuch");
+  absl::Status refused = cri->PullImage(q, {}, &r);
+  EXPECT_TRUE(absl::IsInvalidArgument(refused));
+  EXPECT_THAT(std::string(refused.message()), testing::HasSubstr("nosuch"));
+}
+
 TEST_F(CriTest, KeepsAPodsNewResources) {
   auto pod = Run("r");
   api::UpdatePodSandboxResourcesRequest q;

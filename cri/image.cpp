@@ -1,5 +1,6 @@
 #include <absl/strings/numbers.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "cri/cri.h"
@@ -69,6 +70,11 @@ absl::Status Cri::ImageStatus(const api::ImageStatusRequest& request, api::Image
 absl::Status Cri::PullImage(const api::PullImageRequest& request, std::function<bool()> cancelled,
                             api::PullImageResponse* response) {
   if (request.image().image().empty()) return absl::InvalidArgumentError("image.image is empty");
+  const std::string& handler = request.image().runtime_handler();
+  const auto& known = config_.handlers;
+  if (!handler.empty() && std::find(known.begin(), known.end(), handler) == known.end()) {
+    return absl::InvalidArgumentError(Cat("image.runtime_handler `", handler, "` is not configured"));
+  }
   const api::AuthConfig& auth = request.auth();
   oci::Credentials credentials{auth.username(),       auth.password(),       auth.auth(),
                                auth.server_address(), auth.identity_token(), auth.registry_token()};
