@@ -72,7 +72,7 @@ absl::Status Apply(const toml::table& table, const std::string& prefix,
 }  // namespace
 
 absl::StatusOr<Config> ParseConfig(const std::string& text) {
-  RETURN_IF_ERROR(CheckTomlHeaders(text));
+  RETURN_IF_ERROR(CheckToml(text));
   toml::parse_result parsed = toml::parse(text);
   if (!parsed) {
     return absl::InvalidArgumentError(

@@ -218,7 +218,7 @@ absl::StatusOr<std::vector<RegistryHost>> ResolveHosts(const std::string& certs_
 
 absl::StatusOr<std::vector<RegistryHost>> ParseHosts(const std::string& toml, const std::string& folder,
                                                      const std::string& host) {
-  RETURN_IF_ERROR(CheckTomlHeaders(toml));
+  RETURN_IF_ERROR(CheckToml(toml));
   try {
     return ReadToml(toml::parse(toml), folder, host);
   } catch (const toml::parse_error& bad) {
