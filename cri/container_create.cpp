@@ -3,10 +3,23 @@
 
 #include "cri/convert.h"
 #include "cri/cri.h"
+#include "cri/snapshots.h"
 #include "runtime/base/ids.h"
 #include "runtime/base/text.h"
 
 namespace sock::cri {
+
+std::string VolumeSnapshot(const std::string& container, int number) {
+  return Cat(container, ".volume", number);
+}
+
+absl::Status RemoveSnapshots(oci::ImageStore& images, const std::string& container,
+                             const api::ContainerConfig& config) {
+  int volumes = 0;
+  for (const api::Mount& mount : config.mounts())
+    if (mount.has_image()) RETURN_IF_ERROR(images.RemoveSnapshot(VolumeSnapshot(container, volumes++)));
+  return images.RemoveSnapshot(container);
+}
 
 absl::Status Cri::CreateContainer(const api::CreateContainerRequest& request,
                                   api::CreateContainerResponse* response) {
@@ -63,9 +76,18 @@ absl::Status Cri::CreateContainer(const api::CreateContainerRequest& request,
 
   ASSIGN_OR_RETURN(oci::Rootfs rootfs, images_->CreateSnapshot(record.id, image.id, RootId(userns.uids()),
                                                                RootId(userns.gids())));
-  absl::Cleanup drop_snapshot = [&] { images_->RemoveSnapshot(record.id).IgnoreError(); };
+  absl::Cleanup drop_snapshot = [&] { RemoveSnapshots(*images_, record.id, config).IgnoreError(); };
   ASSIGN_OR_RETURN(sock::runtime::ContainerSpec spec,
                    ToContainerSpec(record.id, pod->id, config, pod_config, image, rootfs, context));
+  // A snapshot keeps an image's layers while its volume is there, whatever becomes of the image's names.
+  int volumes = 0;
+  for (oci::Mount& mount : spec.spec.mounts) {
+    if (mount.type != "overlay") continue;
+    ASSIGN_OR_RETURN_AS(oci::Image volume, images_->Get(mount.source), "config.mounts[].image");
+    ASSIGN_OR_RETURN(oci::Rootfs layers,
+                     images_->CreateSnapshot(VolumeSnapshot(record.id, volumes++), volume.id, 0, 0));
+    for (const std::string& layer : layers.lower_dirs) mount.options.push_back("lowerdir+=" + layer);
+  }
   if (!spec.target_pid_container.empty()) {
     ASSIGN_OR_RETURN_AS(ContainerPtr target, containers_.Find(spec.target_pid_container),
                         "config.linux.security_context.namespace_options.target_id");

@@ -2,6 +2,7 @@
 #include <csignal>
 
 #include "cri/cri.h"
+#include "cri/snapshots.h"
 #include "runtime/base/text.h"
 
 namespace sock::cri {
@@ -64,7 +65,7 @@ absl::Status Cri::RemoveContainerLocked(Container& container) {
     RETURN_IF_ERROR(EndContainer(container, SIGKILL, std::chrono::milliseconds(0)));
   }
   RETURN_IF_ERROR(runtime_->RemoveContainer(container.id));
-  RETURN_IF_ERROR(images_->RemoveSnapshot(container.id));
+  RETURN_IF_ERROR(RemoveSnapshots(*images_, container.id, container.Get()->config));
   RETURN_IF_ERROR(containers_.Remove(container.id));
   Emit(api::CONTAINER_DELETED_EVENT, container.id, container.Get()->sandbox_id);
   return absl::OkStatus();

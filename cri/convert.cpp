@@ -350,10 +350,18 @@ absl::StatusOr<std::vector<oci::IdMapping>> ReadMappings(
 }
 
 absl::StatusOr<oci::Mount> ToMount(const api::Mount& in, const std::string& field) {
-  if (in.has_image() && !in.image().image().empty())
-    return absl::UnimplementedError(Cat(field, ".image: image mounts are not supported"));
+  const std::string& image = in.image().image();
   RETURN_IF_ERROR(CheckPath(in.container_path(), field + ".container_path"));
-  RETURN_IF_ERROR(CheckPath(in.host_path(), field + ".host_path"));
+  if (image.empty()) {
+    RETURN_IF_ERROR(CheckPath(in.host_path(), field + ".host_path"));
+    if (!in.image_sub_path().empty()) return Invalid(field + ".image_sub_path", "is set without an image");
+  } else {
+    if (!in.host_path().empty()) return Invalid(field + ".host_path", "and image are both set");
+    if (in.propagation() == api::PROPAGATION_BIDIRECTIONAL)
+      return Invalid(field + ".propagation", "is BIDIRECTIONAL, but image is set");
+    if (in.image_sub_path().find('\0') != std::string::npos)
+      return Invalid(field + ".image_sub_path", "contains a zero byte");
+  }
   oci::Mount out{Clean(in.container_path()), "bind", in.host_path(), {"rbind"}, {}, {}};
   if (in.uidmappings_size() || in.gidmappings_size()) {
     ASSIGN_OR_RETURN(out.uid_mappings, ReadMappings(in.uidmappings(), field + ".uidMappings"));
@@ -380,6 +388,12 @@ absl::StatusOr<oci::Mount> ToMount(const api::Mount& in, const std::string& fiel
     out.options.push_back("rro");
   } else if (in.readonly()) {  // never "rw": it would lift the read-only flag of the host's own mount
     out.options.push_back("ro");
+  }
+  if (!image.empty()) {  // always read-only; its layers are filled in where images are known
+    out.type = "overlay";
+    out.source = image;
+    out.options = {"ro"};
+    if (!in.image_sub_path().empty()) out.options.push_back("subpath=" + in.image_sub_path());
   }
   for (const std::string& option : in.mount_options()) {
     if (option != "noexec" && option != "nodev" && option != "nosuid")
@@ -709,6 +723,8 @@ absl::StatusOr<ContainerSpec> ToContainerSpec(const std::string& id, const std::
     spec.process.oom_score_adj = static_cast<int>(config.linux().resources().oom_score_adj());
   RETURN_IF_ERROR(SetDevices(config, &spec));
   RETURN_IF_ERROR(SetMounts(config, context, &spec));
+  for (oci::Mount& mount : spec.mounts)
+    if (mount.type == "overlay") mount.uid_mappings = pod.uids, mount.gid_mappings = pod.gids;
   // The copy of the mounts in a user namespace receives the host's, and gives none back
   // (mount_namespaces(7)).
   if (!spec.uid_mappings.empty())

@@ -109,13 +109,14 @@ TEST(Convert, Refusals) {
        "privileged"},
       {"CDI", [](Input& i) { i.config.add_cdi_devices()->set_name("a/b=c"); }, StatusCode::kUnimplemented,
        "CDI_devices"},
-      {"image mount",
+      {"image and host path",
        [](Input& i) {
          auto* mount = i.config.add_mounts();
          mount->set_container_path("/m");
+         mount->set_host_path("/h");
          mount->mutable_image()->set_image("busybox");
        },
-       StatusCode::kUnimplemented, "mounts[0].image"},
+       StatusCode::kInvalidArgument, "mounts[0].host_path and image are both set"},
       {"relative mount", [](Input& i) { i.config.add_mounts()->set_container_path("m"); },
        StatusCode::kInvalidArgument, "container_path"},
       {"no source", [](Input& i) { i.config.add_mounts()->set_container_path("/m"); },

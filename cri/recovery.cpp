@@ -61,7 +61,9 @@ absl::Status Cri::Recover(std::vector<std::string>& warnings) {
 
   // What an interrupted creation or removal left.
   for (const std::string& id : images_->ListSnapshots()) {
-    if (!containers_.Find(id).ok()) warn(Cat("remove snapshot `", id, "`"), images_->RemoveSnapshot(id));
+    // An image volume's begins with the container's id (snapshots.h).
+    if (!containers_.Find(id.substr(0, id.find('.'))).ok())
+      warn(Cat("remove snapshot `", id, "`"), images_->RemoveSnapshot(id));
   }
   std::vector<std::string> orphans;
   std::error_code error;
