@@ -70,7 +70,7 @@ absl::Status Cri::CreateContainer(const api::CreateContainerRequest& request,
   context.resolv_conf = FilesDir(pod->id) + "/resolv.conf";
   context.hosts = FilesDir(pod->id) + "/hosts";
   context.hostname_file = FilesDir(pod->id) + "/hostname";
-  context.shm_dir = host_ipc ? "/dev/shm" : FilesDir(pod->id) + "/shm";
+  context.shm_dir = host_ipc ? "/dev/shm" : sock::runtime::kSandboxShm;
   context.seccomp_profile_root = config_.seccomp_profile_root;
   context.cgroup_path = record.cgroup_path = runtime_->cgroups().PathFor(pod->cgroup_parent, record.id);
 

@@ -101,7 +101,7 @@ class Cri {
   std::string FilesDir(const std::string& sandbox_id) const {
     return state_dir_ + "/sandbox-files/" + sandbox_id;
   }
-  // resolv.conf, hosts, hostname and the pod's /dev/shm.
+  // resolv.conf, hosts and hostname.
   absl::Status WriteSandboxFiles(const SandboxRecord& record);
   absl::Status RemoveSandboxFiles(const std::string& sandbox_id);
   // With the statuses as they are now.

@@ -1,6 +1,5 @@
 #include <absl/cleanup/cleanup.h>
 #include <google/protobuf/util/message_differencer.h>
-#include <sys/mount.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -106,26 +105,10 @@ absl::Status Cri::WriteSandboxFiles(const SandboxRecord& record) {
   for (const char* name : {"/resolv.conf", "/hosts", "/hostname"}) {
     if (chown((dir + name).c_str(), uid, gid) != 0) return ErrnoStatus(errno, Cat("chown `", dir, name, "`"));
   }
-
-  if (config.linux().security_context().namespace_options().ipc() != api::NODE) {
-    const std::string shm = dir + "/shm";
-    RETURN_IF_ERROR(MakeDirs(shm, 0755));
-    const std::string options = Cat("mode=1777,size=65536k,uid=", uid, ",gid=", gid);
-    if (mount("shm", shm.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options.c_str()) != 0) {
-      return ErrnoStatus(errno, Cat("mount tmpfs at `", shm, "`"));
-    }
-  }
   return absl::OkStatus();
 }
 
-absl::Status Cri::RemoveSandboxFiles(const std::string& sandbox_id) {
-  const std::string dir = FilesDir(sandbox_id);
-  if (umount2((dir + "/shm").c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) != 0 && errno != EINVAL &&
-      errno != ENOENT) {
-    return ErrnoStatus(errno, Cat("unmount `", dir, "/shm`"));
-  }
-  return RemoveTree(dir);
-}
+absl::Status Cri::RemoveSandboxFiles(const std::string& sandbox_id) { return RemoveTree(FilesDir(sandbox_id)); }
 
 absl::Status Cri::RunPodSandbox(const api::RunPodSandboxRequest& request,
                                 api::RunPodSandboxResponse* response) {

@@ -18,6 +18,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "oci/digest.h"
+#include "oci/layer_pool.h"
 #include "oci/manifest.h"
 #include "oci/reference.h"
 #include "oci/registry.h"
@@ -108,6 +109,8 @@ struct Record {
   std::set<std::string> tags, digests;  // full references
 };
 
+constexpr size_t kReadyLayers = 16;
+
 class Store final : public ImageStore {
  public:
   explicit Store(ImageStoreOptions options) : options_(std::move(options)), client_(options_.certs_dir) {}
@@ -165,15 +168,18 @@ class Store final : public ImageStore {
   std::map<std::string, int> in_use_;       // layers and blobs that a pull or a snapshot being made needs
   std::map<std::string, std::shared_future<absl::Status>> making_;  // layers, by chain id: one maker each
   std::condition_variable layer_made_;  // with mutex_
+  std::unique_ptr<LayerPool> pool_;
   mutable std::mutex usage_mutex_;
   mutable std::map<std::string, Usage> usage_;  // of whole layers, by folder
 };
 
 absl::Status Store::Load() {
-  for (const char* folder : {"/blobs", "/layers", "/snapshots", "/empty"})
+  RETURN_IF_ERROR(RemoveTree(options_.root + "/aside"));
+  for (const char* folder : {"/blobs", "/layers", "/snapshots", "/aside", "/empty"})
     RETURN_IF_ERROR(MakeDirs(options_.root + folder, 0700));
   // Containers in user namespaces of their own must get to their layers, and nobody else need look here.
   if (chmod((options_.root + "/empty").c_str(), 0755) < 0) return ErrnoStatus(errno, "chmod the image store");
+  pool_ = std::make_unique<LayerPool>(options_.root + "/aside", kReadyLayers);
   for (const char* folder : {"/layers", "/snapshots"}) {
     if (chmod((options_.root + folder).c_str(), 0711) < 0) return ErrnoStatus(errno, "chmod the image store");
   }
@@ -689,16 +695,17 @@ absl::StatusOr<Rootfs> Store::CreateSnapshot(const std::string& id, const std::s
   if (access((SnapshotPath(id) + "/layers.json").c_str(), F_OK) == 0) return GetSnapshot(id);
   auto image = images_.find(image_id);
   if (image == images_.end()) return absl::NotFoundError(Cat("image `", image_id, "` is not on this node"));
-  std::string dir = SnapshotPath(id);
-  absl::Cleanup undo = [&] { RemoveTree(dir).IgnoreError(); };
-  RETURN_IF_ERROR(MakeDirs(dir, 0711));
+  ASSIGN_OR_RETURN(std::string made, pool_->Take());
+  absl::Cleanup undo = [&] { pool_->Discard(made).IgnoreError(); };
   for (const char* name : {"/upper", "/work"}) {
-    if (mkdir((dir + name).c_str(), 0755) < 0 && errno != EEXIST)
-      return ErrnoStatus(errno, Cat("make directory `", dir, name, "`"));
-    if (chown((dir + name).c_str(), uid, gid) < 0) return ErrnoStatus(errno, Cat("chown `", dir, name, "`"));
+    if ((uid != 0 || gid != 0) && chown((made + name).c_str(), uid, gid) < 0)
+      return ErrnoStatus(errno, Cat("chown `", made, name, "`"));
   }
   // No fsync: this is on a container's start path, and a reboot ends the container.
-  RETURN_IF_ERROR(WriteFileAtomic(dir + "/layers.json", json(image->second.layers).dump(), Durability::kProcess));
+  ASSIGN_OR_RETURN(Fd record, OpenPath(made + "/layers.json", O_WRONLY | O_CREAT | O_EXCL, 0600));
+  RETURN_IF_ERROR_AS(WriteAll(record.get(), json(image->second.layers).dump()), "record the snapshot's layers");
+  if (rename(made.c_str(), SnapshotPath(id).c_str()) < 0)
+    return ErrnoStatus(errno, Cat("make snapshot `", id, "`"));
   std::move(undo).Cancel();
   return GetSnapshot(id);
 }
@@ -720,8 +727,7 @@ absl::StatusOr<Rootfs> Store::GetSnapshot(const std::string& id) const {
 absl::Status Store::RemoveSnapshot(const std::string& id) {
   RETURN_IF_ERROR(CheckId(id, "snapshot id"));
   std::vector<std::string> layers = SnapshotLayers(id);
-  // The record goes last: while anything is left, the layers below are kept.
-  for (const char* name : {"/upper", "/work", ""}) RETURN_IF_ERROR(RemoveTree(SnapshotPath(id) + name));
+  RETURN_IF_ERROR(pool_->Discard(SnapshotPath(id)));
   std::unique_lock lock(mutex_);
   // Only layers whose image was removed while this snapshot used them can be free now.
   std::set<std::string> owned;

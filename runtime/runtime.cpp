@@ -24,6 +24,7 @@
 #include "runtime/base/text.h"
 #include "runtime/container/container.h"
 #include "runtime/monitor/client.h"
+#include "runtime/pins.h"
 #include "runtime/spares.h"
 
 namespace sock::runtime {
@@ -38,6 +39,7 @@ constexpr milliseconds kMonitorPatience{20000}, kReconnectPause{200};
 
 struct Sandbox {
   Fd user, net, ipc, uts, pid;
+  Fd shm;  // a clone made ahead for the first container that asks; guarded by the table's mutex
 };
 
 using IdMappings = std::vector<oci::IdMapping>;
@@ -111,6 +113,13 @@ Plan ExecPlan(const Plan& of, const std::vector<std::string>& args) {
   return plan;
 }
 
+// The host's id that is 0 inside.
+uint32_t RootOf(const std::vector<oci::IdMapping>& mappings) {
+  for (const oci::IdMapping& one : mappings)
+    if (one.container_id == 0) return one.host_id;
+  return 0;
+}
+
 int Keep(std::vector<Fd>& fds, Fd fd) {
   fds.push_back(std::move(fd));
   return static_cast<int>(fds.size()) - 1;
@@ -159,6 +168,7 @@ class LeanRuntime final : public Runtime {
 
   absl::Status Start() {
     RETURN_IF_ERROR(MakeDirs(options_.state_dir + "/ns", 0711));
+    ASSIGN_OR_RETURN_AS(pins_, Pins::Open(options_.state_dir + "/pins"), "open the pins of sandboxes");
     ASSIGN_OR_RETURN(cgroups_, CgroupManager::Open(options_.cgroup_driver));
     ASSIGN_OR_RETURN(network_, PodNetwork::Open(options_.network));
     ASSIGN_OR_RETURN(client_, Connect());
@@ -200,7 +210,7 @@ class LeanRuntime final : public Runtime {
   absl::StatusOr<Sandbox> MakeNamespaces(const std::string& id, bool net, bool ipc, bool uts, bool pid,
                                          const std::map<std::string, std::string>& sysctls,
                                          const IdMappings& uids, const IdMappings& gids);
-  absl::Status Pin(const std::string& sandbox, const char* kind, const Fd& fd);
+  absl::Status Pin(const std::string& id, const Sandbox& sandbox, Pins::Owner owner);
   void Unpin(const std::string& sandbox);
   absl::StatusOr<std::shared_ptr<Sandbox>> FindSandbox(const std::string& id) const {
     std::shared_lock lock(mutex_);
@@ -226,6 +236,7 @@ class LeanRuntime final : public Runtime {
   const std::function<void(const std::string&, const ExitInfo&)> on_exit_;
   std::unique_ptr<CgroupManager> cgroups_;
   std::unique_ptr<PodNetwork> network_;
+  std::unique_ptr<Pins> pins_;
   std::unique_ptr<SparePool> spares_;
 
   mutable std::mutex link_mutex_;  // guards all of the link to the monitor
@@ -425,22 +436,36 @@ absl::StatusOr<Sandbox> LeanRuntime::MakeNamespaces(const std::string& id, bool 
 
 absl::StatusOr<SpareSandbox> LeanRuntime::MakeSpare() {
   ASSIGN_OR_RETURN(Sandbox made, MakeNamespaces(NewId(), true, true, true, false, {}, {}, {}));
-  SpareSandbox spare{std::move(made.net), std::move(made.ipc), std::move(made.uts), ""};
+  SpareSandbox spare;
+  spare.pins = NewId();
+  RETURN_IF_ERROR(Pin(spare.pins, made, {}));
+  absl::Cleanup undo = [&] { pins_->Remove(spare.pins); };
+  ASSIGN_OR_RETURN(spare.shm, pins_->Shm(spare.pins));
+  spare.net = std::move(made.net);
+  spare.ipc = std::move(made.ipc);
+  spare.uts = std::move(made.uts);
   // A failure here shows where it matters: Attach makes what is missing, or tells why it can't.
   if (absl::StatusOr<std::string> token = network_->Prepare(spare.net.get()); token.ok())
     spare.token = *std::move(token);
+  std::move(undo).Cancel();
   return spare;
 }
 
-// A namespace lives while a file is bound to it (namespaces(7)): also when every process of ours has died.
-absl::Status LeanRuntime::Pin(const std::string& sandbox, const char* kind, const Fd& fd) {
-  if (!fd.valid()) return absl::OkStatus();
-  return BindNamespace(fd.get(), Cat(NsDir(sandbox), "/", kind));
+// A namespace lives while a mount holds it (namespaces(7)): also when every process of ours has died.
+absl::Status LeanRuntime::Pin(const std::string& id, const Sandbox& sandbox, Pins::Owner owner) {
+  std::vector<std::pair<std::string, int>> namespaces;
+  for (auto [kind, fd] : {std::pair{"net", &sandbox.net},
+                          {"ipc", &sandbox.ipc},
+                          {"uts", &sandbox.uts},
+                          {"user", &sandbox.user}})
+    if (fd->valid()) namespaces.emplace_back(kind, fd->get());
+  return pins_->Add(id, namespaces, sandbox.ipc.valid() ? std::optional(owner) : std::nullopt);
 }
 
 void LeanRuntime::Unpin(const std::string& sandbox) {
-  for (const char* kind : {"net", "ipc", "uts", "user"})
-    UnbindNamespace(Cat(NsDir(sandbox), "/", kind)).IgnoreError();
+  pins_->Remove(sandbox);
+  if (access(NsDir(sandbox).c_str(), F_OK) < 0) return;  // with CNI only
+  UnbindNamespace(NsDir(sandbox) + "/net").IgnoreError();
   RemoveTree(NsDir(sandbox)).IgnoreError();
 }
 
@@ -461,7 +486,12 @@ absl::StatusOr<SandboxInfo> LeanRuntime::CreateSandbox(const SandboxSpec& spec) 
     sandbox->net = std::move(spare.net);
     sandbox->ipc = std::move(spare.ipc);
     sandbox->uts = std::move(spare.uts);
+    sandbox->shm = std::move(spare.shm);
     token = std::move(spare.token);
+    if (absl::Status renamed = pins_->Rename(spare.pins, spec.id); !renamed.ok()) {
+      pins_->Remove(spare.pins);
+      return renamed;
+    }
   } else if (!spec.host_network || !spec.host_ipc || spec.shared_pid) {
     bool net = !spec.host_network, ipc = !spec.host_ipc;
     ASSIGN_OR_RETURN(*sandbox, MakeNamespaces(spec.id, net, ipc, net, spec.shared_pid, spec.sysctls,
@@ -471,13 +501,13 @@ absl::StatusOr<SandboxInfo> LeanRuntime::CreateSandbox(const SandboxSpec& spec) 
     Unpin(spec.id);
     if (spec.shared_pid) Forget(spec.id).IgnoreError();
   };
-  RETURN_IF_ERROR(MakeDirs(NsDir(spec.id), 0711));
-  RETURN_IF_ERROR(Pin(spec.id, "net", sandbox->net));
-  RETURN_IF_ERROR(Pin(spec.id, "ipc", sandbox->ipc));
-  RETURN_IF_ERROR(Pin(spec.id, "uts", sandbox->uts));
-  RETURN_IF_ERROR(Pin(spec.id, "user", sandbox->user));
+  if (fresh) RETURN_IF_ERROR(Pin(spec.id, *sandbox, {RootOf(spec.uid_mappings), RootOf(spec.gid_mappings)}));
   SandboxInfo info;
   if (sandbox->net.valid()) info.netns_path = NsDir(spec.id) + "/net";
+  if (spec.network && sandbox->net.valid() && network_->NeedsPath()) {
+    RETURN_IF_ERROR(MakeDirs(NsDir(spec.id), 0711));
+    RETURN_IF_ERROR(BindNamespace(sandbox->net.get(), info.netns_path));
+  }
   if (spec.network && sandbox->net.valid()) {
     PodNetworkRequest request = *spec.network;
     request.netns_path = info.netns_path;
@@ -492,6 +522,8 @@ absl::StatusOr<SandboxInfo> LeanRuntime::CreateSandbox(const SandboxSpec& spec) 
 }
 
 absl::Status LeanRuntime::StopSandbox(const SandboxSpec& spec, const SandboxInfo& info) {
+  // It leaves the table last of all, and Recover puts in it whatever was recorded.
+  if (!FindSandbox(spec.id).ok()) return absl::OkStatus();
   std::vector<std::shared_ptr<Container>> inside;
   {
     std::shared_lock lock(mutex_);
@@ -530,6 +562,15 @@ absl::StatusOr<SandboxNamespaces> LeanRuntime::NamespacesOf(const ContainerSpec&
   }
   if (sandbox->uts.valid()) {
     ASSIGN_OR_RETURN(namespaces.uts, sandbox->uts.Dup());
+  }
+  if (!spec.host_ipc) {
+    {
+      std::unique_lock lock(mutex_);
+      namespaces.shm = std::move(sandbox->shm);
+    }
+    if (!namespaces.shm.valid()) {
+      ASSIGN_OR_RETURN(namespaces.shm, pins_->Shm(spec.sandbox_id));
+    }
   }
   if (!spec.target_pid_container.empty()) {
     ASSIGN_OR_RETURN(std::shared_ptr<Container> target, FindContainer(spec.target_pid_container));
@@ -838,7 +879,7 @@ absl::StatusOr<std::map<std::string, ContainerState>> LeanRuntime::Recover(const
                             {"ipc", &sandbox->ipc},
                             {"uts", &sandbox->uts},
                             {"user", &sandbox->user}}) {
-      if (absl::StatusOr<Fd> opened = OpenPath(Cat(NsDir(one.spec.id), "/", kind), O_RDONLY); opened.ok())
+      if (absl::StatusOr<Fd> opened = pins_->Namespace(one.spec.id, kind); opened.ok())
         *fd = *std::move(opened);
     }
     if (auto init = entries.find(one.spec.id); one.spec.shared_pid && init != entries.end()) {
@@ -898,7 +939,7 @@ absl::StatusOr<std::map<std::string, ContainerState>> LeanRuntime::Recover(const
   }
   RETURN_IF_ERROR(network_->RemoveOrphans());  // while their namespaces are there for plugins
   std::error_code ignored;
-  std::vector<std::string> pinned;
+  std::vector<std::string> pinned = pins_->List();
   for (const auto& dir : std::filesystem::directory_iterator(options_.state_dir + "/ns", ignored))
     pinned.push_back(dir.path().filename().string());
   for (const std::string& id : pinned)
@@ -914,6 +955,7 @@ absl::StatusOr<std::map<std::string, ContainerState>> LeanRuntime::Recover(const
       options_.spare_sandboxes, [this] { return MakeSpare(); },
       [this](SpareSandbox spare) {
         if (!spare.token.empty()) network_->Unprepare(spare.token);
+        pins_->Remove(spare.pins);
       });
   return states;
 }

@@ -32,7 +32,7 @@ struct SandboxSpec {
 
 struct SandboxInfo {
   PodNetworkResult network;
-  std::string netns_path;  // empty with host network
+  std::string netns_path;  // empty with host network; a file is there with CNI, whose plugins look for it
 };
 
 // The user as the CRI states it; resolved against the container's own /etc/passwd and /etc/group.
@@ -42,6 +42,9 @@ struct UserRequest {
   std::vector<uint32_t> supplemental_groups;
   bool strict_groups = false;  // SupplementalGroupsPolicy Strict: image's group memberships are not merged
 };
+
+// The source of a bind mount that stands for the sandbox's own /dev/shm.
+inline constexpr char kSandboxShm[] = "sandbox:shm";
 
 struct ContainerSpec {
   std::string id, sandbox_id;

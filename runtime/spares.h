@@ -14,8 +14,9 @@
 namespace sock::runtime {
 
 struct SpareSandbox {
-  Fd net, ipc, uts;
+  Fd net, ipc, uts, shm;
   std::string token;  // of PodNetwork::Prepare
+  std::string pins;   // the name under which Pins holds them
 };
 
 class SparePool {

@@ -21,6 +21,7 @@ struct PreparedPlan {
 
 struct SandboxNamespaces {  // invalid: the host's
   Fd user, net, ipc, uts, pid;
+  Fd shm;  // a detached mount for kSandboxShm
   // Those of idmapped mounts whose mappings aren't the sandbox's own; made for nothing else.
   struct Mapped {
     std::vector<oci::IdMapping> uids, gids;
@@ -30,8 +31,9 @@ struct SandboxNamespaces {  // invalid: the host's
 };
 
 // An option of a bind mount, of our own: its mounts are copied in a mount namespace made for that. Such a
-// namespace lacks the files of mount namespaces pinned in the tree (as snap's under /run/snapd/ns); with those,
-// the child cannot attach the copy: ELOOP, since its namespace is younger. It costs a copy of the whole table.
+// namespace lacks the files of mount namespaces pinned in the tree (as snap's under /run/snapd/ns); with
+// those, the child cannot attach the copy: ELOOP, since its namespace is younger. It costs a copy of the
+// whole table.
 inline constexpr char kCloneApart[] = "clone-apart";
 
 // In the daemon. Opens and clones every mount, mounts the overlay detached, resolves the user, compiles

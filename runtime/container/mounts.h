@@ -15,11 +15,11 @@ namespace sock::runtime {
 // missing directory.
 absl::StatusOr<Fd> MountRootfs(const oci::Rootfs& rootfs, int user_ns);
 
-// Fills `plan` from `mount`. For a bind mount `tree` becomes its detached copy, idmapped by `user_ns` unless
-// -1: the mount itself, not what is mounted below it (mount_setattr(2)). A mount of type "overlay" with
-// nothing but "lowerdir+=" (and "subpath=", a path in it) becomes a read-only detached one, idmapped
-// likewise. INVALID_ARGUMENT names the field, and the mount whose file system can't be idmapped; NOT_FOUND a
-// missing source.
+// Fills `plan` from `mount`. For a bind mount `tree` becomes its detached copy, unless the caller brings one,
+// idmapped by `user_ns` unless -1: the mount itself, not what is mounted below it (mount_setattr(2)). A mount
+// of type "overlay" with nothing but "lowerdir+=" (and "subpath=", a path in it) becomes a read-only detached
+// one, idmapped likewise. INVALID_ARGUMENT names the field, and the mount whose file system can't be
+// idmapped; NOT_FOUND a missing source.
 absl::Status PrepareMount(const oci::Mount& mount, int user_ns, PlanMount& plan, Fd& tree);
 
 }  // namespace sock::runtime

@@ -256,6 +256,9 @@ absl::StatusOr<PreparedPlan> PrepareContainer(const ContainerSpec& spec, const S
 
   for (const oci::Mount& mount : spec.spec.mounts) {
     Fd tree;
+    if (mount.type == "bind" && mount.source == kSandboxShm && namespaces.shm.valid()) {
+      ASSIGN_OR_RETURN(tree, namespaces.shm.Dup());
+    }
     PlanMount* entry = plan.add_mounts();
     ASSIGN_OR_RETURN(int user_ns, UserNsOf(mount, wanted, namespaces));
     RETURN_IF_ERROR(PrepareMount(mount, user_ns, *entry, tree));

@@ -283,7 +283,10 @@ std::vector<std::string> Node::Leftovers() const {
   std::vector<std::string> found;
   std::ifstream mounts("/proc/self/mountinfo");
   for (std::string line; std::getline(mounts, line);) {
-    if (line.find(dir_) != std::string::npos) found.push_back("mount " + line);
+    // The daemon's own two mounts hold the mount namespace of its sandboxes (runtime/pins.h).
+    if (line.find(dir_) != std::string::npos && line.find(dir_ + "/run/pins") == std::string::npos) {
+      found.push_back("mount " + line);
+    }
   }
   std::error_code ignored;
   for (const std::string& root : {"/sys/fs/cgroup/memory/" + cgroup_, "/sys/fs/cgroup/pids/" + cgroup_,
