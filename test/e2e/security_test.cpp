@@ -176,6 +176,26 @@ TEST_F(SecurityTest, AUserNamespaceWithOnePidNamespace) {
   EXPECT_THAT(log, HasSubstr("F alive\n"));
 }
 
+TEST_F(SecurityTest, AUserNamespaceOnACniNetwork) {
+  constexpr char kBridge[] = "csocksec0";
+  std::filesystem::create_directories(node_.dir() + "/cni");
+  std::ofstream(node_.dir() + "/cni.new")
+      << R"({"cniVersion": "1.0.0", "name": "security", "plugins": [{"type": "bridge", "bridge": ")"
+      << kBridge << R"(", "isGateway": true, "ipam": {"type": "host-local", "dataDir": ")" << node_.dir()
+      << R"(/ipam", "ranges": [[{"subnet": "10.202.0.0/24"}]]}}]})";
+  std::filesystem::rename(node_.dir() + "/cni.new", node_.dir() + "/cni/10-security.conflist");
+  api::PodSandboxConfig config = PodInUserNamespace("cni");
+  std::string pod = node_.RunPod(config);
+  std::string log =
+      Run(config, pod, "cni", "ip -o -4 address; cat /proc/self/uid_map; ping -c 1 -W 5 10.202.0.1");
+  EXPECT_THAT(log, ContainsRegex("lo +inet 127.0.0.1/8"));
+  EXPECT_THAT(log, ContainsRegex("eth0 +inet 10.202.0.[0-9]+/24"));
+  EXPECT_THAT(log, ContainsRegex("F +0 +1048576 +65536\n"));
+  EXPECT_THAT(log, HasSubstr("1 packets received"));
+  EXPECT_TRUE(node_.RemovePod(pod).ok());
+  (void)system(Cat("ip link delete ", kBridge).c_str());
+}
+
 TEST_F(SecurityTest, WhatAUserNamespaceRefuses) {
   const std::function<void(api::LinuxSandboxSecurityContext*)> spoil[] = {
       [](auto* s) { s->mutable_namespace_options()->set_network(api::NODE); },
