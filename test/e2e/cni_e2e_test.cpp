@@ -14,6 +14,7 @@ namespace {
 
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 using testing::SizeIs;
 
 // Networks, and their bridges' names.
@@ -93,6 +94,8 @@ class CniTest : public testing::Test {
       std::string ports = Output(Cat("ip -o link show master ", bridge, " 2>/dev/null"));
       if (!ports.empty()) found.push_back("port " + ports);
     }
+    for (const auto& note : std::filesystem::directory_iterator(node_.dir() + "/lib/cni", none))
+      found.push_back("note " + note.path().string());
     std::string rules = Output("iptables -w -t nat -S 2>/dev/null | grep '10[.]19[56][.]'");
     if (!rules.empty()) found.push_back("rules " + rules);
     return found;
@@ -129,7 +132,7 @@ TEST_F(CniTest, APodIsReachedByItsAddressAndItsPort) {
   EXPECT_THAT(ip, HasSubstr("10.196.0."));
   EXPECT_TRUE(Answers(ip + ":8080"));
   EXPECT_TRUE(Answers("10.196.0.1:18196"));
-  EXPECT_THAT(Traces(), SizeIs(3));  // the lease, the bridge's port and the rules: TearDown sees them gone
+  EXPECT_THAT(Traces(), SizeIs(4));  // lease, bridge's port, note and rules: TearDown sees them gone
 }
 
 TEST_F(CniTest, AFailingPluginFailsThePodAndLeavesNothing) {
@@ -165,6 +168,20 @@ TEST_F(CniTest, AMissingPluginIsNamedByStatus) {
   node_.RunPod(node_.PodConfig("none"), "sock", &status);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_THAT(status.error_message(), HasSubstr("10-e2e.conflist"));
+}
+
+TEST_F(CniTest, APodWhoseRecordIsLostGivesItsAddressBack) {
+  Configure("10-e2e.conflist", kFirst, "10.196.0.0/24");
+  std::string pod = node_.RunPod(node_.PodConfig("lost"));
+  EXPECT_THAT(Traces(), Not(IsEmpty()));
+  node_.KillDaemon(SIGKILL);
+  // As after a reboot, but that namespace and interfaces are there still.
+  ASSERT_GT(std::filesystem::remove_all(node_.dir() + "/run/sandboxes/" + pod) +
+                std::filesystem::remove_all(node_.dir() + "/run/sandboxes/" + pod + ".json"),
+            0u);
+  node_.StartDaemon();
+  EXPECT_THAT(Traces(), IsEmpty());
+  EXPECT_THAT(node_.Leftovers(), IsEmpty());
 }
 
 TEST_F(CniTest, EachPodLeavesTheNetworkItCameTo) {
