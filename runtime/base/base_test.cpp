@@ -15,6 +15,7 @@
 #include "runtime/base/path.h"
 #include "runtime/base/pidref.h"
 #include "runtime/base/status.h"
+#include "runtime/base/toml.h"
 
 namespace sock {
 namespace {
@@ -158,6 +159,18 @@ TEST(PidRefTest, DescendantsAreKilledOrphansToo) {
   ASSERT_TRUE(SendSignal(*ancestor, SIGKILL).ok());
   waitpid(pid, nullptr, 0);
   close(held[0]);
+}
+
+TEST(TomlTest, OnlyWhatTheParserBears) {
+  for (const char* good :
+       {"", "a = \"\xc3\xa9\"  # \xc3\xa9\n[t]\r\n[[u]]\n[ \"q\" . r ]\n", "b = [\n  [\n\"x\"], [ 1 ] ]\n[t]",
+        "c = \"\"\"\n[=] \xc3\xa9 \"\"\n\"\"\"\"\"\nd = '''[=]\n[=]'''\n", "\xef\xbb\xbf[t]\ne = \"\\\"[\\\\\"\n"})
+    EXPECT_TRUE(CheckToml(good).ok()) << good << ": " << CheckToml(good);
+  for (const char* bad :
+       {"[=]", "a = 1\n  [[)", "[", "[\n", "\xc3\xa9 = 1", "a = [\n1]\n[=]", "\xef\xbb\xbf[=]",
+        "a = \"\"\"x\\\n \xc3\xa9\"\"\"", "a = \"[\"\n[=]", "a = 'x' \xef\xbb\x9f"})
+    EXPECT_TRUE(absl::IsInvalidArgument(CheckToml(bad))) << bad;
+  EXPECT_EQ(CheckToml("a = 1\n\n[=]").message(), "line 3: a table's header must begin with a key");
 }
 
 }  // namespace
