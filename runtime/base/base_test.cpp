@@ -168,7 +168,7 @@ TEST(TomlTest, OnlyWhatTheParserBears) {
     EXPECT_TRUE(CheckToml(good).ok()) << good << ": " << CheckToml(good);
   for (const char* bad :
        {"[=]", "a = 1\n  [[)", "[", "[\n", "\xc3\xa9 = 1", "a = [\n1]\n[=]", "\xef\xbb\xbf[=]",
-        "a = \"\"\"x\\\n \xc3\xa9\"\"\"", "a = \"[\"\n[=]", "a = 'x' \xef\xbb\x9f"})
+        "a = \"\"\"x\\\n \xc3\xa9\"\"\"", "a = \"[\"\n[=]", "a = 'x' \xef\xbb\x9f", "a = 1\"\xc3\xa9\""})
     EXPECT_TRUE(absl::IsInvalidArgument(CheckToml(bad))) << bad;
   EXPECT_EQ(CheckToml("a = 1\n\n[=]").message(), "line 3: a table's header must begin with a key");
 }

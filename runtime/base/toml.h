@@ -56,6 +56,8 @@ inline absl::Status CheckToml(std::string_view text) {
     if (c == '#') {
       while (i + 1 < text.size() && text[i + 1] != '\n') ++i;
     } else if (c == '"' || c == '\'') {
+      if (i > 0 && std::string_view(" \t\r\n=,[{.").find(text[i - 1]) == std::string_view::npos)
+        return bad(i, "a string must not begin inside a word");
       const bool three = at(i + 1) == c && at(i + 2) == c;
       quotes = text.substr(i, three ? 3 : 1);
       i += quotes.size() - 1;
