@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <set>
 
+#include "cri/cdi.h"
 #include "runtime/base/path.h"
 #include "runtime/base/status.h"
 #include "runtime/base/text.h"
@@ -477,8 +478,6 @@ void AllHostDevices(oci::Spec* spec) {
 }
 
 absl::Status SetDevices(const api::ContainerConfig& config, oci::Spec* spec) {
-  if (config.cdi_devices_size())
-    return absl::UnimplementedError("CDI_devices: CDI devices are not supported");
   auto& rules = spec->resources.devices;
   if (config.linux().security_context().privileged()) {
     rules = {{true, 'a', {}, {}, "rwm"}};
@@ -725,6 +724,9 @@ absl::StatusOr<ContainerSpec> ToContainerSpec(const std::string& id, const std::
   RETURN_IF_ERROR(SetMounts(config, context, &spec));
   for (oci::Mount& mount : spec.mounts)
     if (mount.type == "overlay") mount.uid_mappings = pod.uids, mount.gid_mappings = pod.gids;
+  Names cdi;
+  for (const api::CDIDevice& device : config.cdi_devices()) cdi.push_back(device.name());
+  RETURN_IF_ERROR(AddCdiDevices(cdi, kCdiDirs, &spec));
   // The copy of the mounts in a user namespace receives the host's, and gives none back
   // (mount_namespaces(7)).
   if (!spec.uid_mappings.empty())

@@ -5,8 +5,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <functional>
+
+#include "cri/cdi.h"
 
 namespace sock::cri {
 namespace {
@@ -107,7 +110,7 @@ TEST(Convert, Refusals) {
        StatusCode::kInvalidArgument, "CAP_FLY"},
       {"privileged", [](Input& i) { i.security()->set_privileged(true); }, StatusCode::kInvalidArgument,
        "privileged"},
-      {"CDI", [](Input& i) { i.config.add_cdi_devices()->set_name("a/b=c"); }, StatusCode::kUnimplemented,
+      {"CDI", [](Input& i) { i.config.add_cdi_devices()->set_name("a/b=c"); }, StatusCode::kNotFound,
        "CDI_devices"},
       {"image and host path",
        [](Input& i) {
@@ -427,6 +430,49 @@ TEST(Convert, UserNamespace) {
   *in.security()->mutable_namespace_options() = *options;
   in.security()->mutable_namespace_options()->clear_userns_options();
   EXPECT_THAT(std::string(in.Convert().status().message()), HasSubstr("is not that of the sandbox"));
+}
+
+TEST(Convert, DevicesOfTheContainerDeviceInterface) {
+  char dir[] = "/tmp/convert_test.XXXXXX";
+  ASSERT_NE(mkdtemp(dir), nullptr);
+  const std::string base = dir;
+  for (const char* sub : {"/a", "/b"}) std::filesystem::create_directory(base + sub);
+  auto file = [&](const char* name, const char* edits, const char* more = "null") {
+    std::ofstream(base + name) << R"({"cdiVersion": "0.6.0", "kind": "v.com/gpu", "containerEdits": )" << more
+                               << R"(, "devices": [{"name": "one", "containerEdits": )" << edits << "}]}";
+  };
+  oci::Spec spec;
+  auto add = [&](const char* name) {
+    spec = {};
+    spec.process.env = {"A=old", "PATH=/bin"};
+    return AddCdiDevices({name}, {base + "/a", base + "/b"}, &spec);
+  };
+  file(
+      "/a/v.json",
+      R"({"env": ["A=new"], "deviceNodes": [{"path": "/dev/gpu", "hostPath": "/dev/zero", "permissions": "rw"}]})",
+      R"({"mounts": [{"hostPath": "/lib", "containerPath": "/gpu", "options": ["ro", "nosuid"]}], "hooks": []})");
+  ASSERT_TRUE(add("v.com/gpu=one").ok()) << add("v.com/gpu=one");
+  EXPECT_THAT(spec.process.env, ElementsAre("PATH=/bin", "A=new"));
+  ASSERT_EQ(spec.devices.size(), 1u);
+  EXPECT_EQ(spec.devices[0].path, "/dev/gpu");
+  EXPECT_EQ(spec.devices[0].minor, 5);
+  ASSERT_EQ(spec.resources.devices.size(), 1u);
+  EXPECT_EQ(spec.resources.devices[0].access, "rw");
+  ASSERT_NE(MountAt(spec, "/gpu"), nullptr);
+  EXPECT_THAT(MountAt(spec, "/gpu")->options, ElementsAre("rbind", "rprivate", "ro", "nosuid"));
+  EXPECT_EQ(add("v.com/gpu").code(), StatusCode::kInvalidArgument);
+  std::ofstream(base + "/a/x.yaml") << "kind: v.com/gpu";
+  EXPECT_EQ(add("v.com/gpu=two").code(), StatusCode::kNotFound);
+  EXPECT_THAT(std::string(add("v.com/gpu=two").message()), HasSubstr("x.yaml"));
+
+  file("/b/w.json", R"({"hooks": [{"hookName": "createContainer", "path": "/x"}]})");
+  EXPECT_EQ(add("v.com/gpu=one").code(), StatusCode::kUnimplemented) << "the later directory wins";
+  EXPECT_THAT(std::string(add("v.com/gpu=one").message()), HasSubstr("containerEdits.hooks"));
+  file("/b/w.json", R"({"deviceNodes": [{"path": "/dev/no-such"}]})");
+  EXPECT_EQ(add("v.com/gpu=one").code(), StatusCode::kNotFound);
+  file("/b/w2.json", "{}");
+  EXPECT_EQ(add("v.com/gpu=one").code(), StatusCode::kFailedPrecondition) << "described twice";
+  std::filesystem::remove_all(base);
 }
 
 TEST(Convert, Resources) {
