@@ -114,7 +114,7 @@ constexpr char kVolatile[] = "volatile";
 
 // Overlay marks a volatile layer, and refuses it while the mark is there. A try to build the container before
 // this one, in the same boot, left nothing worse.
-void ClearMark(const std::string& work_dir) { rmdir((work_dir + "/work/incompat/volatile").c_str()); }
+void ClearMark(const std::string& work_dir) { RemoveTree(work_dir + "/work/incompat").IgnoreError(); }
 
 // Ids on disk are those of the user namespace from here on. Only a detached mount can be told so.
 absl::Status IdMap(int tree, int user_ns, const std::string& what) {
