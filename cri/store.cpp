@@ -218,7 +218,10 @@ absl::Status Table<Record>::Load(std::vector<std::string>& warnings) {
   std::vector<std::string> files;
   for (auto it = std::filesystem::directory_iterator(dir_, error); !error && it != end(it);
        it.increment(error)) {
-    if (it->path().extension() == ".json") files.push_back(it->path().string());
+    const std::string name = it->path().filename().string();
+    if (name.ends_with(".json")) files.push_back(it->path().string());
+    // WriteFileAtomic's, whose writer was killed before it was published.
+    if (name.find(".json.tmp-") != std::string::npos) unlink(it->path().c_str());
   }
   if (error) return ErrnoStatus(error.value(), Cat("list `", dir_, "`"));
   std::lock_guard lock(mu_);

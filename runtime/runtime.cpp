@@ -16,7 +16,7 @@
 #include <thread>
 
 #include "absl/cleanup/cleanup.h"
-#include "absl/strings/str_split.h"
+#include "runtime/base/atomic_file.h"
 #include "runtime/base/ids.h"
 #include "runtime/base/path.h"
 #include "runtime/base/pidref.h"
@@ -136,20 +136,6 @@ void KeepCgroup(Plan& plan, std::vector<Fd>& fds, CgroupEntry entry) {
   if (entry.unified.valid()) plan.set_cgroup_unified(Keep(fds, std::move(entry.unified)));
 }
 
-// The cgroup of a process that has no record, from /proc/PID/cgroup: "" if it can't be told.
-std::string CgroupOf(pid_t pid) {
-  absl::StatusOr<std::string> text = ReadFile(Cat("/proc/", pid, "/cgroup"));
-  if (!text.ok()) return "";
-  std::string unified;
-  for (const std::string& line : std::vector<std::string>(absl::StrSplit(*text, '\n'))) {
-    std::vector<std::string> parts = absl::StrSplit(line, absl::MaxSplits(':', 2));
-    if (parts.size() != 3 || parts[2] == "/") continue;
-    if (parts[1] == "pids") return parts[2];
-    if (parts[1].empty()) unified = parts[2];
-  }
-  return unified;
-}
-
 class LeanRuntime final : public Runtime {
  public:
   LeanRuntime(RuntimeOptions options, std::function<void(const std::string&, const ExitInfo&)> on_exit)
@@ -168,6 +154,7 @@ class LeanRuntime final : public Runtime {
 
   absl::Status Start() {
     RETURN_IF_ERROR(MakeDirs(options_.state_dir + "/ns", 0711));
+    RETURN_IF_ERROR(MakeDirs(options_.state_dir + "/cgroups", 0700));
     ASSIGN_OR_RETURN_AS(pins_, Pins::Open(options_.state_dir + "/pins"), "open the pins of sandboxes");
     ASSIGN_OR_RETURN(cgroups_, CgroupManager::Open(options_.cgroup_driver));
     ASSIGN_OR_RETURN(network_, PodNetwork::Open(options_.network));
@@ -196,6 +183,14 @@ class LeanRuntime final : public Runtime {
 
  private:
   std::string NsDir(const std::string& sandbox) const { return options_.state_dir + "/ns/" + sandbox; }
+  std::string CgroupNote(const std::string& container) const {
+    return options_.state_dir + "/cgroups/" + container;
+  }
+  absl::Status RemoveCgroup(const std::string& container, const std::string& cgroup) {
+    RETURN_IF_ERROR(cgroups_->Remove(cgroup));
+    unlink(CgroupNote(container).c_str());
+    return absl::OkStatus();
+  }
   absl::StatusOr<std::shared_ptr<monitor::Client>> Connect();
   absl::StatusOr<ContainerInfo> Build(const ContainerSpec& spec);
   // Every operation but Exec and Create is asked for again where a monitor died before it answered.
@@ -229,6 +224,7 @@ class LeanRuntime final : public Runtime {
   absl::StatusOr<Fd> OpenLog(const std::string& path) const;
   ExitInfo Explain(const Container& container, const monitor::Exit& exit) const;
   void Finish(const monitor::Exit& exit);
+  void Acknowledge(const std::string& id);
   void Reconnect();
   void Resync();
 
@@ -256,9 +252,7 @@ absl::StatusOr<std::shared_ptr<monitor::Client>> LeanRuntime::Connect() {
       options_.state_dir + "/monitor.sock", options_.monitor_program,
       [this](const monitor::Exit& exit) {
         Finish(exit);
-        monitor::Request request;
-        request.mutable_acknowledge()->set_id(exit.id());
-        Call(request).status().IgnoreError();
+        Acknowledge(exit.id());
       },
       [this] {
         std::lock_guard lock(link_mutex_);
@@ -279,10 +273,23 @@ absl::StatusOr<monitor::Answer> LeanRuntime::Call(const monitor::Request& reques
     }
     absl::StatusOr<monitor::Answer> answer = client->Call(request, fds);
     if (answer.ok() || !client->lost() || request.operation_case() == monitor::Request::kExec ||
-        request.operation_case() == monitor::Request::kCreate ||
-        steady_clock::now() > deadline)
+        request.operation_case() == monitor::Request::kCreate || steady_clock::now() > deadline)
       return answer;
   }
+}
+
+// Never waits for a monitor: a client's own thread calls it, and that client's end waits for the thread. What
+// is not acknowledged is told once more.
+void LeanRuntime::Acknowledge(const std::string& id) {
+  std::shared_ptr<monitor::Client> client;
+  {
+    std::lock_guard lock(link_mutex_);
+    client = client_;
+  }
+  if (!client) return;
+  monitor::Request request;
+  request.mutable_acknowledge()->set_id(id);
+  client->Call(request).status().IgnoreError();
 }
 
 // Finds the monitor again: its keeper has started another one.
@@ -624,11 +631,13 @@ absl::StatusOr<ContainerInfo> LeanRuntime::Build(const ContainerSpec& spec) {
     ASSIGN_OR_RETURN(log, OpenLog(spec.log_path));
   }
   const std::string& cgroup = spec.spec.cgroups_path;
-  RETURN_IF_ERROR_AS(cgroups_->Create(cgroup, spec.spec.resources), "create the container's cgroup");
   absl::Cleanup remove_cgroup = [&] {
     cgroups_->KillAll(cgroup, kKillPatienceMs).IgnoreError();
-    cgroups_->Remove(cgroup).IgnoreError();
+    RemoveCgroup(spec.id, cgroup).IgnoreError();
   };
+  // Noted before it is made: what no record names after a restart is removed.
+  RETURN_IF_ERROR(WriteFileAtomic(CgroupNote(spec.id), cgroup, Durability::kProcess));
+  RETURN_IF_ERROR_AS(cgroups_->Create(cgroup, spec.spec.resources), "create the container's cgroup");
   ASSIGN_OR_RETURN(CgroupEntry entry, cgroups_->Entry(cgroup));
   ASSIGN_OR_RETURN(PreparedPlan prepared, PrepareContainer(spec, namespaces, std::move(entry)));
 
@@ -715,7 +724,7 @@ absl::Status LeanRuntime::RemoveContainer(const std::string& id) {
   if (!found.ok()) return absl::OkStatus();
   RETURN_IF_ERROR(StopContainer(id, SIGKILL, milliseconds(0)));
   RETURN_IF_ERROR(Forget(id));
-  RETURN_IF_ERROR(cgroups_->Remove((*found)->cgroup_path));
+  RETURN_IF_ERROR(RemoveCgroup(id, (*found)->cgroup_path));
   std::unique_lock lock(mutex_);
   containers_.erase(id);
   return absl::OkStatus();
@@ -908,7 +917,7 @@ absl::StatusOr<std::map<std::string, ContainerState>> LeanRuntime::Recover(const
     if (found == entries.end()) {
       // Its monitor is gone. What may still run of it is not known to be its main process: it is ended.
       cgroups_->KillAll(one.cgroup_path, kKillPatienceMs).IgnoreError();
-      cgroups_->Remove(one.cgroup_path).IgnoreError();
+      RemoveCgroup(one.id, one.cgroup_path).IgnoreError();
       states[one.id] = {};
       continue;
     }
@@ -929,16 +938,22 @@ absl::StatusOr<std::map<std::string, ContainerState>> LeanRuntime::Recover(const
     containers_[one.id] = std::move(container);
   }
 
-  for (const auto& [id, entry] : entries) {
-    if (ours.contains(id)) continue;
-    std::string cgroup = entry->has_exit() || entry->init() ? "" : CgroupOf(entry->pid());
-    Forget(id).IgnoreError();
-    if (cgroup.empty()) continue;
-    cgroups_->KillAll(cgroup, kKillPatienceMs).IgnoreError();
-    cgroups_->Remove(cgroup).IgnoreError();
+  std::error_code ignored;
+  std::vector<std::string> noted;
+  for (const auto& note : std::filesystem::directory_iterator(options_.state_dir + "/cgroups", ignored))
+    if (std::string id = note.path().filename().string(); !ours.contains(id)) noted.push_back(id);
+  for (const auto& [id, entry] : entries)
+    if (!ours.contains(id)) Forget(id).IgnoreError();
+  for (const std::string& id : noted) {
+    absl::StatusOr<std::string> cgroup = ReadFile(CgroupNote(id));
+    // A note that was cut short must not name what lies above.
+    if (cgroup.ok() && cgroup->ends_with("/" + id)) {
+      cgroups_->KillAll(*cgroup, kKillPatienceMs).IgnoreError();
+      if (!RemoveCgroup(id, *cgroup).ok()) continue;  // tried again at the next start
+    }
+    unlink(CgroupNote(id).c_str());
   }
   RETURN_IF_ERROR(network_->RemoveOrphans());  // while their namespaces are there for plugins
-  std::error_code ignored;
   std::vector<std::string> pinned = pins_->List();
   for (const auto& dir : std::filesystem::directory_iterator(options_.state_dir + "/ns", ignored))
     pinned.push_back(dir.path().filename().string());

@@ -181,11 +181,15 @@ void Client::Read() {
       node.mapped().set_value(Answer{std::move(*from.mutable_reply()), std::move(message->fds)});
     }
   }
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   lost_ = true;
   for (auto& [serial, promise] : waiting_) promise.set_value(absl::UnavailableError("the monitor is gone"));
   waiting_.clear();
   wake_.notify_all();
+  const bool closing = closing_;
+  lock.unlock();
+  // Not by the other thread: it may be within on_exit_, waiting for the monitor that on_lost_ finds.
+  if (!closing && on_lost_) on_lost_();
 }
 
 void Client::Dispatch() {
@@ -200,8 +204,6 @@ void Client::Dispatch() {
       on_exit_(exit);
       lock.lock();
     } else if (lost_) {
-      lock.unlock();
-      if (on_lost_) on_lost_();
       return;
     }
   }

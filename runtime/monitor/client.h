@@ -33,7 +33,7 @@ class Client {
  public:
   // Connects to the monitor at `socket_path`, starting `program` where nobody listens, and upgrading the one
   // that runs where it came from another program. `on_exit` is called from a thread of the client once
-  // Deliver was called; `on_lost` once when the monitor is gone, from the same thread.
+  // Deliver was called; `on_lost` once when the monitor is gone, from another one.
   static absl::StatusOr<std::unique_ptr<Client>> Open(const std::string& socket_path,
                                                       const std::string& program,
                                                       const std::function<void(const Exit&)>& on_exit,

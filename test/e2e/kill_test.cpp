@@ -171,7 +171,12 @@ TEST(Kill, AtRandomPointsLosesNothing) {
   std::map<std::string, int> killed;
   const auto end = steady_clock::now() + std::chrono::seconds(FromEnvironment("CRI_SOCK_KILL_SECONDS", 10));
   while (steady_clock::now() < end) {
-    std::this_thread::sleep_for(milliseconds(std::uniform_int_distribution<int>(20, 700)(random)));
+    // One at a time: who was killed before has been replaced when a command runs again.
+    grpc::Status ready;
+    do node.Exec(counter, {"true"}, 10, &ready);
+    while (ready.error_code() == grpc::StatusCode::UNAVAILABLE);
+    EXPECT_TRUE(ready.ok()) << ready.error_message();
+    std::this_thread::sleep_for(milliseconds(std::uniform_int_distribution<int>(0, 300)(random)));
     switch (random() % 3) {
       case 0:
         node.KillDaemon(SIGKILL);

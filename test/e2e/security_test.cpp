@@ -104,7 +104,8 @@ TEST_F(SecurityTest, AUserNamespaceOfThePod) {
       "touch /plain/made || echo not owned; touch /ro/made || echo read-only\n"
       "mount -o remount,rw,bind /ro; umount /ro; mount -t tmpfs none /proc/sys\n"
       "mkdir -p /m && mount -t tmpfs none /m && echo mounted; mknod /m/null c 1 3; umount /m\n"
-      "echo hello > /index.html; httpd -p 80 -h /; ping -c 1 -W 5 10.201.0.1 | grep -o '1 packets received'",
+      "echo hello > /index.html; httpd -p 80 -h /; ping -c 1 -W 5 " +
+          node_.subnet() + "1 | grep -o '1 packets received'",
       [&](api::ContainerConfig& c) {
         for (const char* at : {"/mapped", "/ro"}) {
           api::Mount* mount = AddVolume(c, at);
