@@ -117,7 +117,9 @@ class NetworkTest : public testing::Test {
     auto netlink = Netlink::Open();
     auto index = netlink->FindLink(bridge);
     if (!index.ok()) return names;
-    for (const Link& link : *netlink->ListLinks())
+    auto links = netlink->ListLinks();
+    if (!links.ok()) return names;
+    for (const Link& link : *links)
       if (link.master == *index) names.push_back(link.stats.name);
     return names;
   }
