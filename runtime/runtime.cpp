@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -55,7 +54,6 @@ struct Container {
   std::condition_variable exited;
   ProcessState state = ProcessState::kCreated;  // guarded by mutex, as is all below
   std::optional<ExitInfo> exit;
-  bool oom_known = false;
 };
 
 struct Execution {

@@ -5,5 +5,5 @@ snapshot_machine() {
   find /sys/fs/cgroup -maxdepth 4 -type d -name '*cri-sock*' 2>/dev/null | sed 's/^/cgroup /' || true
   nft list tables 2>/dev/null | grep cri_sock || true
   # A zombie has ended: whose init does not reap is the machine's own matter.
-  ps -eo stat=,comm=,pid= | awk '$1 !~ /^Z/ && $2 ~ /^cri-sock/ { print "process", $3 }'
+  ps -eo stat=,comm=,pid= | awk '$1 !~ /^Z/ && $2 ~ /^(cri-sock|sock-)/ { print "process", $3 }'
 }

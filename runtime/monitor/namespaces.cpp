@@ -94,8 +94,10 @@ absl::Status Make(const CreateNamespaces& request, std::vector<Fd>& fds) {
   return absl::OkStatus();
 }
 
-// PID 1 of a pod's PID namespace: it waits for whom nobody waits, until it is killed.
+// PID 1 of a pod's PID namespace: it waits for whom nobody waits, until it is killed. It begins once the
+// monitor has noted it: one that no successor of the monitor knows of would live for ever.
 [[noreturn]] void Init(int channel) {
+  if (!RecvMessage(channel).ok()) _exit(1);
   prctl(PR_SET_NAME, "sock-init");
   setsid();
   if (chdir("/") < 0) _exit(1);

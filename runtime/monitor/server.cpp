@@ -490,6 +490,7 @@ absl::Status Server::Namespaces(const CreateNamespaces& request, uint64_t serial
       process->is_init = process->started = true;
       by_pid_[pid] = id;
       Keep(*(processes_[id] = std::move(process)));
+      SendMessage(socket->get(), "noted").IgnoreError();  // where it has ended, its exit tells
       from.mutable_reply()->set_pid(pid);
     }
     Send(from, std::move(message->fds));
