@@ -8,6 +8,18 @@
 #include "runtime/base/text.h"
 
 namespace sock::cri {
+namespace {
+
+// NOT_FOUND where no such image is on the node, INVALID_ARGUMENT where `name` can't be one's.
+absl::StatusOr<oci::Image> FindImage(const oci::ImageStore& images, const std::string& name,
+                                     std::string_view field) {
+  absl::StatusOr<oci::Image> image = images.Get(name);
+  if (absl::IsNotFound(image.status())) RETURN_IF_ERROR_AS(oci::NormalizeReference(name).status(), field);
+  if (!image.ok()) return Annotate(image.status(), field);
+  return image;
+}
+
+}  // namespace
 
 std::string VolumeSnapshot(const std::string& container, int number) {
   return Cat(container, ".volume", number);
@@ -50,7 +62,7 @@ absl::Status Cri::CreateContainer(const api::CreateContainerRequest& request,
   }
   absl::Cleanup release = [&] { containers_.Release(name); };
 
-  ASSIGN_OR_RETURN(oci::Image image, images_->Get(config.image().image()));
+  ASSIGN_OR_RETURN(oci::Image image, FindImage(*images_, config.image().image(), "config.image.image"));
   record.image_id = image.id;
   record.image_ref = image.repo_digests.empty() ? image.id : image.repo_digests.front();
   ASSIGN_OR_RETURN(int asked, FromApiSignal(config.stop_signal()));
@@ -83,7 +95,7 @@ absl::Status Cri::CreateContainer(const api::CreateContainerRequest& request,
   int volumes = 0;
   for (oci::Mount& mount : spec.spec.mounts) {
     if (mount.type != "overlay") continue;
-    ASSIGN_OR_RETURN_AS(oci::Image volume, images_->Get(mount.source), "config.mounts[].image");
+    ASSIGN_OR_RETURN(oci::Image volume, FindImage(*images_, mount.source, "config.mounts[].image"));
     ASSIGN_OR_RETURN(oci::Rootfs layers,
                      images_->CreateSnapshot(VolumeSnapshot(record.id, volumes++), volume.id, 0, 0));
     for (const std::string& layer : layers.lower_dirs) mount.options.push_back("lowerdir+=" + layer);

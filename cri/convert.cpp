@@ -1,7 +1,10 @@
 #include "cri/convert.h"
 
+#include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +13,7 @@
 #include <set>
 
 #include "cri/cdi.h"
+#include "runtime/base/fd.h"
 #include "runtime/base/path.h"
 #include "runtime/base/status.h"
 #include "runtime/base/text.h"
@@ -350,6 +354,32 @@ absl::StatusOr<std::vector<oci::IdMapping>> ReadMappings(
   return out;
 }
 
+// What the kernel tells a process of itself must not be forged: /proc takes another procfs and, of what lies
+// below, files that hold figures for programs (lxcfs fills them in), as with runc.
+absl::Status CheckBelowProc(const api::Mount& in, const std::string& destination, const std::string& field) {
+  static const std::set<std::string> figures = {"/proc/cpuinfo",
+                                                "/proc/diskstats",
+                                                "/proc/loadavg",
+                                                "/proc/meminfo",
+                                                "/proc/slabinfo",
+                                                "/proc/stat",
+                                                "/proc/swaps",
+                                                "/proc/uptime",
+                                                "/proc/sys/crypto/fips_enabled",
+                                                "/proc/sys/kernel/ns_last_pid"};
+  if (destination != "/proc" && !destination.starts_with("/proc/")) return absl::OkStatus();
+  if (figures.contains(destination)) return absl::OkStatus();
+  if (destination != "/proc")
+    return Invalid(field + ".container_path", Cat("`", in.container_path(), "` lies below /proc"));
+  const std::string other = "is /proc, but the volume is no procfs";
+  if (!in.image().image().empty()) return Invalid(field + ".container_path", other);
+  ASSIGN_OR_RETURN_AS(Fd source, OpenPath(in.host_path(), O_PATH), field + ".host_path");
+  struct statfs fs;
+  if (fstatfs(source.get(), &fs) < 0) return ErrnoStatus(errno, Cat("stat `", in.host_path(), "`"));
+  if (fs.f_type != PROC_SUPER_MAGIC) return Invalid(field + ".container_path", other);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<oci::Mount> ToMount(const api::Mount& in, const std::string& field) {
   const std::string& image = in.image().image();
   RETURN_IF_ERROR(CheckPath(in.container_path(), field + ".container_path"));
@@ -360,6 +390,7 @@ absl::StatusOr<oci::Mount> ToMount(const api::Mount& in, const std::string& fiel
     if (!in.host_path().empty()) return Invalid(field + ".host_path", "and image are both set");
     if (in.propagation() == api::PROPAGATION_BIDIRECTIONAL)
       return Invalid(field + ".propagation", "is BIDIRECTIONAL, but image is set");
+    if (!in.readonly()) return Invalid(field + ".readonly", "is not set, but an image's volume is read-only");
     if (in.image_sub_path().find('\0') != std::string::npos)
       return Invalid(field + ".image_sub_path", "contains a zero byte");
   }
@@ -369,6 +400,7 @@ absl::StatusOr<oci::Mount> ToMount(const api::Mount& in, const std::string& fiel
     ASSIGN_OR_RETURN(out.gid_mappings, ReadMappings(in.gidmappings(), field + ".gidMappings"));
   }
   if (out.destination == "/") return Invalid(field + ".container_path", "is the root");
+  RETURN_IF_ERROR(CheckBelowProc(in, out.destination, field));
   switch (in.propagation()) {
     case api::PROPAGATION_PRIVATE:
       out.options.push_back("rprivate");

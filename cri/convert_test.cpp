@@ -120,6 +120,42 @@ TEST(Convert, Refusals) {
          mount->mutable_image()->set_image("busybox");
        },
        StatusCode::kInvalidArgument, "mounts[0].host_path and image are both set"},
+      {"writable image",
+       [](Input& i) {
+         auto* mount = i.config.add_mounts();
+         mount->set_container_path("/m");
+         mount->mutable_image()->set_image("busybox");
+       },
+       StatusCode::kInvalidArgument, "mounts[0].readonly"},
+      {"below /proc",
+       [](Input& i) {
+         auto* mount = i.config.add_mounts();
+         mount->set_container_path("/x/../proc//self/attr");
+         mount->set_host_path("/h");
+       },
+       StatusCode::kInvalidArgument, "mounts[0].container_path `/x/../proc//self/attr` lies below /proc"},
+      {"on /proc",
+       [](Input& i) {
+         auto* mount = i.config.add_mounts();
+         mount->set_container_path("/proc/");
+         mount->set_host_path("/sys");
+       },
+       StatusCode::kInvalidArgument, "mounts[0].container_path is /proc"},
+      {"an image on /proc",
+       [](Input& i) {
+         auto* mount = i.config.add_mounts();
+         mount->set_container_path("/proc");
+         mount->mutable_image()->set_image("busybox");
+         mount->set_readonly(true);
+       },
+       StatusCode::kInvalidArgument, "mounts[0].container_path is /proc"},
+      {"nothing on /proc",
+       [](Input& i) {
+         auto* mount = i.config.add_mounts();
+         mount->set_container_path("/proc");
+         mount->set_host_path("/no/such");
+       },
+       StatusCode::kNotFound, "mounts[0].host_path"},
       {"relative mount", [](Input& i) { i.config.add_mounts()->set_container_path("m"); },
        StatusCode::kInvalidArgument, "container_path"},
       {"no source", [](Input& i) { i.config.add_mounts()->set_container_path("/m"); },
@@ -278,6 +314,19 @@ TEST(Convert, Mounts) {
   EXPECT_THAT(MountAt(in.Convert()->spec, "/etc/resolv.conf")->options, Contains("ro"));
   in.context.shm_dir = "";
   EXPECT_EQ(MountAt(in.Convert()->spec, "/dev/shm")->type, "tmpfs");
+}
+
+TEST(Convert, MountsThatProcTakes) {
+  Input in;
+  for (const char* path : {"/proc", "/proc/meminfo", "/process"}) {
+    auto* mount = in.config.add_mounts();
+    mount->set_container_path(path);
+    mount->set_host_path("/proc");
+  }
+  auto out = in.Convert();
+  ASSERT_TRUE(out.ok()) << out.status();
+  EXPECT_EQ(MountAt(out->spec, "/proc")->type, "bind");
+  EXPECT_NE(MountAt(out->spec, "/proc/meminfo"), nullptr);
 }
 
 TEST(Convert, Privileged) {

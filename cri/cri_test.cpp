@@ -64,11 +64,12 @@ class CriTest : public testing::Test {
     RETURN_IF_ERROR(cri->RunPodSandbox(q, &r));
     return r.pod_sandbox_id();
   }
-  absl::StatusOr<std::string> Create(const std::string& pod, const std::string& name) {
+  absl::StatusOr<std::string> Create(const std::string& pod, const std::string& name,
+                                     const std::string& image = "busybox") {
     api::CreateContainerRequest q;
     q.set_pod_sandbox_id(pod);
     q.mutable_config()->mutable_metadata()->set_name(name);
-    q.mutable_config()->mutable_image()->set_image("busybox");
+    q.mutable_config()->mutable_image()->set_image(image);
     (*q.mutable_config()->mutable_labels())["c"] = name;
     api::CreateContainerResponse r;
     RETURN_IF_ERROR(cri->CreateContainer(q, &r));
@@ -152,6 +153,10 @@ TEST_F(CriTest, FailuresLeaveNothingAndNameTheirReason) {
   EXPECT_EQ(Run("a", "kata").status().code(), absl::StatusCode::kInvalidArgument);
   auto pod = Run("a", "sock");
   ASSERT_TRUE(pod.ok()) << pod.status();
+  EXPECT_EQ(Create(*pod, "c", "nosuch").status().code(), absl::StatusCode::kNotFound);
+  absl::Status malformed = Create(*pod, "c", "host:1/UPPER").status();
+  EXPECT_EQ(malformed.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(malformed.message()), testing::StartsWith("config.image.image: "));
   runtime.create_error = absl::NotFoundError("mount source");
   EXPECT_EQ(Create(*pod, "c").status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(images.snapshots, testing::IsEmpty());

@@ -314,6 +314,20 @@ TEST_F(ContainerTest, NamesWhatIsWrong) {
   EXPECT_THAT(std::string(missing.message()), HasSubstr("mounts[].host_path `" + dir_ + "/absent`"));
 }
 
+TEST_F(ContainerTest, NoLinkLeadsAVolumeIntoProc) {
+  std::filesystem::create_symlink("/proc/sys", dir_ + "/lower/link");
+  spec_.spec.process.args = {"sh", "-c", "true"};
+  spec_.spec.mounts.push_back({"/link/kernel", "bind", dir_ + "/volume", {"rbind"}});
+  Outcome outcome = RunIt(*Prepare());
+  EXPECT_FALSE(outcome.report.ready());
+  EXPECT_EQ(outcome.report.errno_value(), EINVAL);
+  EXPECT_THAT(outcome.report.text(), HasSubstr("mount `/link/kernel`: the path leads to /proc"));
+  // The host's, which a volume brought along, is not the container's own.
+  spec_.spec.mounts.back().destination = "/host/sys/kernel";
+  spec_.spec.mounts.insert(spec_.spec.mounts.end() - 1, {"/host", "bind", "/proc", {"rbind", "rprivate"}});
+  EXPECT_EQ(Shell("cat /host/sys/kernel/data").output, "of the volume");
+}
+
 TEST_F(ContainerTest, WithoutGoNothingRuns) {
   spec_.spec.process.args = {"sh", "-c", "/bin/busybox touch /volume/ran /ran"};
   PreparedPlan prepared = *Prepare();

@@ -1,10 +1,12 @@
 #include "runtime/container/filesystem.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -107,6 +109,16 @@ absl::Status MountCgroups(int root, const PlanMount& mount) {
   return tmpfs.valid() ? SetAttributes(tmpfs.get(), later, 0, mount.target()) : absl::OkStatus();
 }
 
+// What the kernel tells the container in its /proc must not be forged by way of a link. A procfs that a
+// volume brought along is another one. Paths that name /proc were checked by who made the plan.
+absl::Status RefuseOwnProc(int root, int target) {
+  ASSIGN_OR_RETURN(Fd proc, OpenInRoot(root, "/proc", O_PATH | O_DIRECTORY));
+  struct stat own, st;
+  if (fstat(proc.get(), &own) < 0 || fstat(target, &st) < 0) return ErrnoStatus(errno, "stat `/proc`");
+  if (own.st_dev != st.st_dev) return absl::OkStatus();
+  return ErrnoStatus(EINVAL, "the path leads to /proc");
+}
+
 absl::Status MakeMount(int root, const PlanMount& mount, const std::vector<Fd>& fds) {
   if (mount.type() == "cgroup") return MountCgroups(root, mount);
   Fd made;
@@ -120,6 +132,10 @@ absl::Status MakeMount(int root, const PlanMount& mount, const std::vector<Fd>& 
   }
   ASSIGN_OR_RETURN(Fd target, mount.directory() ? MakeDirsInRoot(root, mount.target())
                                                 : MakeFileInRoot(root, mount.target()));
+  struct statfs fs;
+  if (mount.has_fd() && !mount.target().starts_with("/proc") && fstatfs(target.get(), &fs) == 0 &&
+      fs.f_type == PROC_SUPER_MAGIC)
+    RETURN_IF_ERROR(RefuseOwnProc(root, target.get()));
   return Attach(tree, target.get(), mount.target());
 }
 

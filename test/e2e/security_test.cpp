@@ -280,6 +280,7 @@ TEST_F(SecurityTest, ImageVolumes) {
                 api::Mount* mount = c.add_mounts();
                 mount->set_container_path(at);
                 mount->mutable_image()->set_image(node_.image());
+                mount->set_readonly(true);
                 if (at == std::string("/part")) mount->set_image_sub_path("etc");
               }
               c.mutable_command(2)->append("\nexec sleep 1000");
@@ -292,6 +293,7 @@ TEST_F(SecurityTest, ImageVolumes) {
     api::Mount* mount = bad.add_mounts();
     mount->set_container_path("/image");
     mount->mutable_image()->set_image(node_.image());
+    mount->set_readonly(true);
     mount->set_image_sub_path("no/such");
     grpc::Status status;
     node_.Create(pod, config, bad, &status);
