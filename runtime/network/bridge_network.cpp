@@ -132,8 +132,13 @@ std::shared_ptr<Ipam> BridgeNetwork::ipam() {
 }
 
 absl::StatusOr<int> BridgeNetwork::SetUp() {
+  ASSIGN_OR_RETURN(Netlink netlink, Netlink::Open());
   std::lock_guard lock(mutex_);
-  if (bridge_index_ != 0) return bridge_index_;
+  if (bridge_index_ != 0) {
+    absl::StatusOr<int> found = netlink.FindLink(bridge_);
+    if (!found.ok() && !absl::IsNotFound(found.status())) return found;
+    if (found.ok() && *found == bridge_index_) return found;
+  }
   return SetUpLocked();
 }
 
@@ -166,7 +171,9 @@ absl::StatusOr<int> BridgeNetwork::SetUpLocked() {
       "add chain ip {0} prerouting {{ type nat hook prerouting priority -100 ; }}\n"
       "add chain ip {0} output {{ type nat hook output priority -100 ; }}\n"
       "add chain ip {0} postrouting {{ type nat hook postrouting priority 100 ; }}\n"
-      "flush table ip {0}\n",
+      "flush table ip {0}\n"
+      "flush map ip {0} hostports\n"
+      "flush map ip {0} hostaddrs\n",
       table_);
   text += Cat(rule, "guard iifname \"", bridge_, "\" ip daddr 127.0.0.0/8 drop\n");
   for (const char* chain : {"prerouting ", "output "}) {
@@ -177,21 +184,27 @@ absl::StatusOr<int> BridgeNetwork::SetUpLocked() {
       Cat(rule, "postrouting ip saddr { ", pods, " } ip daddr != { ", pods, ", 224.0.0.0/4 } masquerade\n");
   text += Cat(rule, "postrouting ct status dnat oifname \"", bridge_, "\" ip saddr { 127.0.0.0/8, ", pods,
               " } masquerade\n");
+  for (const auto& [name, pod] : pods_)
+    for (const PortMapping& port : pod.ports)
+      text += Cat("add element ", Element(table_, port), " : ", IpText(pod.ip), " . ", port.container_port,
+                  " }\n");
   RETURN_IF_ERROR_AS(nft_.Run(text), "set up masquerading");
+  // A bridge that was deleted has let go of its ports.
+  ASSIGN_OR_RETURN(std::vector<Link> links, netlink.ListLinks());
+  for (const Link& link : links) {
+    auto pod = pods_.find(link.stats.name);
+    if (link.master == index || pod == pods_.end() || pod->second.detached) continue;
+    RETURN_IF_ERROR(netlink.SetMaster(link.index, index));
+    RETURN_IF_ERROR(netlink.SetHairpin(link.index));
+  }
   return bridge_index_ = index;
 }
 
 absl::Status BridgeNetwork::Ready() {
   absl::StatusOr<int> index = SetUp();
-  if (index.ok()) {
-    // Somebody may have deleted the bridge since.
-    auto netlink = Netlink::Open();
-    if (!netlink.ok()) return WithCode(netlink.status(), absl::StatusCode::kUnavailable);
-    auto found = netlink->FindLink(bridge_);
-    if (!found.ok() || *found != *index) {
-      std::lock_guard lock(mutex_);
-      index = SetUpLocked();
-    }
+  if (index.ok() && absl::IsNotFound(nft_.Run(Cat("list chain ip ", table_, " guard\n")))) {
+    std::lock_guard lock(mutex_);
+    index = SetUpLocked();
   }
   return WithCode(index.status(), absl::StatusCode::kUnavailable);
 }
@@ -249,11 +262,19 @@ absl::StatusOr<PodNetworkResult> BridgeNetwork::Attach(const PodNetworkRequest& 
     ASSIGN_OR_RETURN(PortMapping checked, CheckedPort(port));
     pod.ports.push_back(std::move(checked));
   }
+  RETURN_IF_ERROR(SetUp().status());  // what was prepared hangs on a bridge that may have been deleted since
   {
     std::lock_guard lock(mutex_);
+    if (!pod.ports.empty()) {
+      absl::Status added = AddPorts(pod);
+      if (absl::IsNotFound(added)) {  // the table went, as when the host's firewall is loaded anew
+        RETURN_IF_ERROR(SetUpLocked().status());
+        added = AddPorts(pod);
+      }
+      RETURN_IF_ERROR(added);
+    }
     pods_[pod.host_if] = pod;
   }
-  if (!pod.ports.empty()) RETURN_IF_ERROR(AddPorts(pod));
   std::move(undo).Cancel();
   return PodNetworkResult{.ips = {IpText(pod.ip)}, .state = ToState(pod)};
 }
@@ -280,16 +301,12 @@ absl::Status BridgeNetwork::RemovePorts(const Pod& pod) {
 
 absl::Status BridgeNetwork::Detach(const std::string& state) {
   ASSIGN_OR_RETURN(Pod pod, FromState(state));
-  {
-    std::lock_guard lock(mutex_);
-    auto known = pods_.find(pod.host_if);
-    // Done before: its ports and its address may be another's now.
-    if (known == pods_.end() || known->second.detached) return absl::OkStatus();
-  }
-  RETURN_IF_ERROR(RemovePorts(pod));
   std::lock_guard lock(mutex_);
   auto known = pods_.find(pod.host_if);
-  if (known == pods_.end() || std::exchange(known->second.detached, true)) return absl::OkStatus();
+  // Done before: its ports and its address may be another's now.
+  if (known == pods_.end() || known->second.detached) return absl::OkStatus();
+  RETURN_IF_ERROR(RemovePorts(pod));
+  known->second.detached = true;
   known->second.ports.clear();
   detached_.push_back(pod.host_if);
   wake_.notify_one();
@@ -349,20 +366,12 @@ absl::Status BridgeNetwork::RemoveOrphans() {
   RETURN_IF_ERROR(bridge.status());
   ASSIGN_OR_RETURN(std::vector<Link> links, netlink.ListLinks());
   absl::Status result;
-  std::string ports;
   {
     std::lock_guard lock(mutex_);
     std::erase_if(
         links, [&](const Link& link) { return link.master != *bridge || pods_.contains(link.stats.name); });
-    for (const auto& [name, pod] : pods_)
-      for (const PortMapping& port : pod.ports)
-        ports += Cat("add element ", Element(table_, port), " : ", IpText(pod.ip), " . ", port.container_port,
-                     " }\n");
     bridge_index_ = 0;
     result.Update(SetUpLocked().status());
-    if (result.ok())
-      result.Update(
-          nft_.Run(Cat("flush map ip ", table_, " hostports\nflush map ip ", table_, " hostaddrs\n", ports)));
   }
   for (const Link& link : links)
     if (link.stats.name.starts_with("veth")) result.Update(netlink.DeleteLink(link.stats.name));

@@ -49,11 +49,12 @@ class BridgeNetwork {
 
   static std::string ToState(const Pod& pod);
   static absl::StatusOr<Pod> FromState(const std::string& state);
-  // Makes the bridge, its address and our table where they are missing; the bridge's index.
+  // Makes the bridge, its address and our table where they are missing, and puts the pods that are there on
+  // them: an operator may delete a bridge that is in use. The bridge's index.
   absl::StatusOr<int> SetUp();
   absl::StatusOr<int> SetUpLocked();
   std::shared_ptr<Ipam> ipam();
-  absl::Status AddPorts(const Pod& pod);
+  absl::Status AddPorts(const Pod& pod);  // with mutex_ held, as SetUpLocked writes every pod's
   absl::Status RemovePorts(const Pod& pod);
   void RemoveDetached();
   void Settle();  // waits until what was detached before has been removed

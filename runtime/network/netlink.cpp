@@ -165,6 +165,14 @@ absl::Status Netlink::SetUp(int index) {
   return Done(Call(m.head), Cat("set interface ", index, " up"));
 }
 
+absl::Status Netlink::SetMaster(int index, int master) {
+  Message m(RTM_SETLINK, NLM_F_ACK);
+  m.Header<ifinfomsg>()->ifi_index = index;
+  mnl_attr_put_u32(m.head, IFLA_MASTER, static_cast<uint32_t>(master));
+  int err = Call(m.head);
+  return Done(err == ENODEV ? 0 : err, Cat("put interface ", index, " into bridge ", master));
+}
+
 absl::Status Netlink::SetUpWithoutIpv6(int index) {
   Message m(RTM_SETLINK, NLM_F_ACK);
   m.Header<ifinfomsg>()->ifi_index = index;
@@ -188,7 +196,8 @@ absl::Status Netlink::SetHairpin(int index) {
   mnl_attr_put_u8(m.head, IFLA_BRPORT_MODE, 1);
   mnl_attr_nest_end(m.head, port);
   port->nla_type |= NLA_F_NESTED;
-  return Done(Call(m.head), Cat("set hairpin mode of interface ", index));
+  int err = Call(m.head);
+  return Done(err == ENODEV ? 0 : err, Cat("set hairpin mode of interface ", index));
 }
 
 absl::Status Netlink::DeleteLink(const std::string& name) {

@@ -37,11 +37,12 @@ class Netlink {
                        const Mac& peer_mac);
   absl::StatusOr<int> FindLink(const std::string& name);  // its index; NOT_FOUND
   absl::Status SetUp(int index);
+  absl::Status SetMaster(int index, int master);  // puts it into a bridge; gone is success
   // Up, without the address that IPv6 gives to every interface: what it tells and asks the network then goes
   // to every port of a bridge.
   absl::Status SetUpWithoutIpv6(int index);
   // A bridge's port may send back out where a packet came in: a pod reaches itself through a service.
-  absl::Status SetHairpin(int index);
+  absl::Status SetHairpin(int index);                // gone is success
   absl::Status DeleteLink(const std::string& name);  // gone is success
   // Those that are there, at once: each call that removes waits for an RCU grace period, however many it
   // removes.

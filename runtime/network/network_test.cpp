@@ -59,7 +59,7 @@ Fd Listen(const Fd& netns, int port) {
     listener.Reset(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_in at = At("0.0.0.0", port);
     ASSERT_EQ(bind(listener.get(), reinterpret_cast<sockaddr*>(&at), sizeof(at)), 0);
-    ASSERT_EQ(listen(listener.get(), 5), 0);
+    ASSERT_EQ(listen(listener.get(), 64), 0);
   });
   return listener;
 }
@@ -212,6 +212,55 @@ TEST_F(NetworkTest, HostPortsLeadToThePod) {
 
   EXPECT_TRUE(again->Detach(request, pod->state).ok());
   EXPECT_FALSE(Connects("127.0.0.1", 18080));
+}
+
+TEST_F(NetworkTest, ABridgeOrTableThatWasDeletedIsMadeAgain) {
+  auto network = Open();
+  auto netlink = Netlink::Open();
+  ASSERT_TRUE(netlink.ok());
+  Fd a = NewNetns(), b = NewNetns(), c = NewNetns(), d = NewNetns();
+  PodNetworkRequest with_port = Request(a), with_other = Request(c);
+  with_port.ports = {{"TCP", 80, 18082, ""}};
+  with_other.ports = {{"TCP", 80, 18083, ""}};
+  auto lives = network->Attach(with_port, a.get(), "");
+  ASSERT_TRUE(lives.ok()) << lives.status();
+  auto token = network->Prepare(b.get());
+  ASSERT_TRUE(token.ok()) << token.status();
+  Fd listener = Listen(a, 80);
+  auto reaches = [&](const Fd& from) { Inside(from, [&] { EXPECT_TRUE(Connects(lives->ips[0], 80)); }); };
+
+  ASSERT_TRUE(netlink->DeleteLink("csocktest0").ok());
+  auto prepared = network->Attach(Request(b), b.get(), *token);  // made for the bridge that went
+  ASSERT_TRUE(prepared.ok()) << prepared.status();
+  reaches(b);
+  EXPECT_TRUE(Connects(lives->ips[0], 80));
+  EXPECT_TRUE(Connects("127.0.0.1", 18082));
+  Inside(a, [&] { EXPECT_TRUE(Connects("10.199.0.1", 18082)); });  // itself, by hairpin
+
+  ASSERT_TRUE(netlink->DeleteLink("csocktest0").ok());
+  ASSERT_TRUE(nft_.Run("delete table ip cri_sock_csocktest0\n").ok());
+  auto fresh = network->Attach(with_other, c.get(), "");
+  ASSERT_TRUE(fresh.ok()) << fresh.status();
+  reaches(c);
+  EXPECT_TRUE(Connects("127.0.0.1", 18082));
+
+  for (bool asked : {true, false}) {  // by kubelet's question for the state, or by the next pod with a port
+    ASSERT_TRUE(nft_.Run("delete table ip cri_sock_csocktest0\n").ok());
+    EXPECT_FALSE(Connects("127.0.0.1", 18082));
+    if (asked) {
+      EXPECT_TRUE(network->Ready().ok()) << network->Ready();
+    } else {
+      with_other.ports[0].host_port = 18084;
+      auto another = network->Attach(with_other, d.get(), "");
+      EXPECT_TRUE(another.ok()) << another.status();
+      EXPECT_TRUE(network->Detach(with_other, another->state).ok());
+    }
+    EXPECT_TRUE(Connects("127.0.0.1", 18082));
+  }
+  EXPECT_THAT(Ports("csocktest0"), SizeIs(testing::Ge(3u)));
+  for (const auto* pod : {&*lives, &*prepared, &*fresh})
+    EXPECT_TRUE(network->Detach(Request(a), pod->state).ok());
+  EXPECT_FALSE(Connects("127.0.0.1", 18082));
 }
 
 TEST_F(NetworkTest, PodCidrReplacesTheSubnet) {
