@@ -42,9 +42,11 @@ class Child {
     // Nobody in the container may look into this process before it is the program (ptrace(2), /proc/PID/fd).
     prctl(PR_SET_DUMPABLE, 0);
     RETURN_IF_ERROR(GivePipes());
-    RETURN_IF_ERROR(Limits());  // raising one needs a capability of the host's
+    if (!plan_.build_only()) RETURN_IF_ERROR(Limits());  // raising one needs a capability of the host's
     RETURN_IF_ERROR(Join());
     if (plan_.has_root()) RETURN_IF_ERROR(Build());
+    if (plan_.build_only()) return AwaitEnd();
+    Fd inherited = plan_.has_inherit() ? std::move(fds_[static_cast<size_t>(plan_.inherit())]) : Fd();
     fds_.clear();
     setsid();  // fails only where it leads its session already
     if (plan_.terminal()) RETURN_IF_ERROR(OpenTerminal());
@@ -61,6 +63,7 @@ class Child {
     std::vector<char*> args = Pointers(plan_.args()), env = Pointers(plan_.env());
     if (close_range(3, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
       return ErrnoStatus(errno, "mark descriptors close-on-exec");
+    if (inherited.valid() && dup2(inherited.get(), 3) < 0) return ErrnoStatus(errno, "place descriptor 3");
 
     step_ = "barrier";
     Report ready;
@@ -79,6 +82,16 @@ class Child {
     step_ = "exec";
     execve(program.c_str(), args.data(), env.data());
     return ErrnoStatus(errno, Cat("execute `", program, "`"));
+  }
+
+  // The monitor takes the mount namespace from /proc/PID/ns, then ends this process.
+  absl::Status AwaitEnd() {
+    step_ = "barrier";
+    Report ready;
+    ready.set_ready(true);
+    RETURN_IF_ERROR(SendMessage(barrier_, ready.SerializeAsString()));
+    RecvMessage(barrier_).status().IgnoreError();
+    return absl::OkStatus();
   }
 
   void Fail(const absl::Status& status) {
@@ -133,7 +146,9 @@ class Child {
     RETURN_IF_ERROR(CreateFilesAs(0, 0));
     if (setns(At(plan_.user_ns()), CLONE_NEWUSER) < 0) return ErrnoStatus(errno, "enter user namespace");
     RETURN_IF_ERROR(BecomeRoot());
-    if (unshare(CLONE_NEWNS) < 0) return ErrnoStatus(errno, "make mount namespace in user namespace");
+    // The cgroup namespace, too, shall be the user namespace's own.
+    if (unshare(CLONE_NEWNS | (plan_.new_cgroup_ns() ? CLONE_NEWCGROUP : 0)) < 0)
+      return ErrnoStatus(errno, "make namespaces in user namespace");
     return absl::OkStatus();
   }
 
@@ -180,6 +195,7 @@ class Child {
         {plan_.has_net_ns(), plan_.net_ns(), CLONE_NEWNET, "network"},
         {plan_.has_ipc_ns(), plan_.ipc_ns(), CLONE_NEWIPC, "ipc"},
         {plan_.has_uts_ns(), plan_.uts_ns(), CLONE_NEWUTS, "uts"},
+        {plan_.has_mounts_pid_ns(), plan_.mounts_pid_ns(), CLONE_NEWPID, "pid"},
         {plan_.has_join_pidfd(), plan_.join_pidfd(), static_cast<int>(plan_.join_flags()), "container's"}};
     for (const auto& join : joins)
       if (join.wanted && setns(At(join.index), join.type) < 0)
@@ -362,10 +378,11 @@ class Child {
 void CarryOut(const Plan& plan, std::vector<Fd> fds, int stdio[3], int barrier) {
   // An exit that flushes and destroys nothing of the parent's.
   try {
-    // The barrier, too, must not lie where stdio will.
-    if (barrier < 3) barrier = fcntl(barrier, F_DUPFD_CLOEXEC, 3);
+    // The barrier, too, must not lie where stdio or the inherited descriptor will.
+    constexpr int kFree = 4;
+    if (barrier < kFree) barrier = fcntl(barrier, F_DUPFD_CLOEXEC, kFree);
     for (Fd& fd : fds)
-      if (fd.get() < 3) fd.Reset(fcntl(fd.get(), F_DUPFD_CLOEXEC, 3));
+      if (fd.get() < kFree) fd.Reset(fcntl(fd.get(), F_DUPFD_CLOEXEC, kFree));
     Child child(plan, fds, stdio, barrier);
     absl::Status status = child.Run();
     if (status.ok()) _exit(0);

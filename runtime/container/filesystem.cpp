@@ -230,6 +230,7 @@ absl::Status BuildFilesystem(const Plan& plan, const std::vector<Fd>& fds, const
   RETURN_IF_ERROR(MaskPaths(root, plan));
   step = "root";
   if (plan.root_readonly()) RETURN_IF_ERROR(SetAttributes(root, MOUNT_ATTR_RDONLY, 0, "/"));
+  if (plan.root_nosuid()) RETURN_IF_ERROR(SetAttributes(root, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0, "/"));
   // pivot_root(2), section "pivot_root(".", ".")": the old root comes to lie over the new one and is taken
   // off.
   if (fchdir(root) < 0) return ErrnoStatus(errno, "enter the root file system");

@@ -121,7 +121,8 @@ Client::~Client() {
   dispatcher_.join();
 }
 
-absl::StatusOr<Answer> Client::Call(Request request, std::span<const int> fds) {
+absl::StatusOr<Answer> Client::Call(Request request, std::span<const int> fds,
+                                    std::chrono::milliseconds timeout) {
   std::future<absl::StatusOr<Answer>> future;
   uint64_t serial;
   {
@@ -142,6 +143,11 @@ absl::StatusOr<Answer> Client::Call(Request request, std::span<const int> fds) {
     lost_ = lost_ || absl::IsUnavailable(sent);
     waiting_.erase(serial);
     return Annotate(sent, "send to the monitor");
+  }
+  if (timeout.count() > 0 && future.wait_for(timeout) != std::future_status::ready) {
+    std::lock_guard lock(mutex_);
+    if (waiting_.erase(serial) > 0)
+      return absl::DeadlineExceededError(Cat("no answer within ", timeout.count(), " ms"));
   }
   absl::StatusOr<Answer> answer = future.get();
   if (!answer.ok()) return answer;

@@ -1,6 +1,7 @@
 // The daemon's side of the monitor's protocol.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -19,7 +20,7 @@
 
 namespace sock::runtime::monitor {
 
-inline constexpr uint32_t kVersion = 3;
+inline constexpr uint32_t kVersion = 4;
 
 // Tells a program from another that took its path: device, inode and time of change. "" if it is not there.
 std::string ProgramIdentity(const std::string& path);
@@ -41,8 +42,10 @@ class Client {
   ~Client();
 
   // Sends a request (its serial is set here) and waits for the answer; the monitor's error where it failed.
-  // `fds` stay the caller's. UNAVAILABLE: the monitor is gone. From any thread.
-  absl::StatusOr<Answer> Call(Request request, std::span<const int> fds = {});
+  // `fds` stay the caller's. UNAVAILABLE: the monitor is gone. DEADLINE_EXCEEDED: no answer within `timeout`
+  // (0: waited for without end); one that comes later is dropped. From any thread.
+  absl::StatusOr<Answer> Call(Request request, std::span<const int> fds = {},
+                              std::chrono::milliseconds timeout = {});
 
   // True once the monitor is gone: no call will be answered any more.
   bool lost();

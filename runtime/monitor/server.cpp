@@ -1,6 +1,7 @@
 #include "runtime/monitor/server.h"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/sched.h>
 #include <poll.h>
 #include <sched.h>
@@ -48,25 +49,21 @@ void ResetSignals() {
   sigprocmask(SIG_SETMASK, &none, nullptr);
 }
 
-absl::Status FromReport(const Report& report) {
-  int err = report.errno_value();
-  absl::Status status(absl::StatusCode::kInternal, Cat(report.step(), ": ", report.text()));
-  if (err == 0) return status;
-  absl::Status of_errno = ErrnoStatus(err, "");
-  absl::StatusCode code = err == ENOENT ? absl::StatusCode::kNotFound
-                          : err == EACCES || err == ENOEXEC || err == EINVAL || err == ENOTDIR
-                              ? absl::StatusCode::kInvalidArgument
-                              : of_errno.code();
-  absl::Status result(code, status.message());
-  of_errno.ForEachPayload(
-      [&](absl::string_view url, const absl::Cord& payload) { result.SetPayload(url, payload); });
-  return result;
-}
-
 int64_t NowNs() {
   timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
   return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+// The effective user alone, with all capabilities that are permitted (capabilities(7)).
+absl::Status BecomeEffective(uid_t uid) {
+  if (syscall(SYS_setresuid, -1, uid, -1) < 0) return ErrnoStatus(errno, "change the effective user");
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct data[2]{};
+  if (syscall(SYS_capget, &header, data) < 0) return ErrnoStatus(errno, "read capabilities");
+  for (__user_cap_data_struct& half : data) half.effective = half.permitted;
+  if (syscall(SYS_capset, &header, data) < 0) return ErrnoStatus(errno, "set capabilities");
+  return absl::OkStatus();
 }
 
 constexpr char kLogWriter[] = "/log-writer";  // no id of a container
@@ -82,6 +79,21 @@ Kept DescribeLogWriter(pid_t pid) {
 void SendPidfdSignal(int pidfd, int signal) { syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0); }
 
 }  // namespace
+
+absl::Status FromReport(const Report& report) {
+  int err = report.errno_value();
+  absl::Status status(absl::StatusCode::kInternal, Cat(report.step(), ": ", report.text()));
+  if (err == 0) return status;
+  absl::Status of_errno = ErrnoStatus(err, "");
+  absl::StatusCode code = err == ENOENT ? absl::StatusCode::kNotFound
+                          : err == EACCES || err == ENOEXEC || err == EINVAL || err == ENOTDIR
+                              ? absl::StatusCode::kInvalidArgument
+                              : of_errno.code();
+  absl::Status result(code, status.message());
+  of_errno.ForEachPayload(
+      [&](absl::string_view url, const absl::Cord& payload) { result.SetPayload(url, payload); });
+  return result;
+}
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Open(std::string program, Fd listener, Fd keeper) {
   std::unique_ptr<Server> server(new Server(std::move(program), std::move(listener), std::move(keeper)));
@@ -158,8 +170,14 @@ void Server::Adopt(Holdings holdings) {
       ForgetKept(id);
       continue;
     }
+    if (kept.zygote()) {  // nobody holds its other end any more
+      if (!kept.has_exit()) SendPidfdSignal(held.fds[Kept::PIDFD].get(), SIGKILL);
+      ForgetKept(id);
+      continue;
+    }
     auto process = std::make_unique<Process>();
     process->id = id;
+    process->forked = kept.forked();
     process->sandbox_id = kept.sandbox_id();
     process->plan = kept.plan();
     process->pid = kept.pid();
@@ -231,6 +249,8 @@ Kept Server::Describe(const Process& process) {
   kept.set_exec(process.is_exec);
   kept.set_init(process.is_init);
   kept.set_terminal(process.terminal);
+  kept.set_zygote(process.EndsWithMonitor());
+  kept.set_forked(process.forked);
   kept.set_started(process.started);
   kept.set_acknowledged(process.acknowledged);
   if (process.ended) *kept.mutable_exit() = process.exit;
@@ -250,7 +270,9 @@ void Server::ReplaceKeeper() {
   Holdings holdings;
   for (auto& [id, process] : processes_) {
     // One that is still being built ends with its barrier, and is asked for again.
-    if (!process->is_exec && !process->is_init && !process->at_barrier) continue;
+    if (!process->is_exec && !process->is_init && !process->at_barrier &&
+        !(process->forking && process->forking->parked))
+      continue;
     Held& held = holdings[id];
     held.kept = Describe(*process);
     for (auto [kind, fd] : Descriptors(*process)) held.fds[kind] = std::move(*fd);
@@ -292,6 +314,7 @@ void Server::OnListener() {
   if (!fd.valid()) return;
   if (connection_.valid()) Disconnect();  // a daemon that comes anew takes over
   connection_ = std::move(fd);
+  ++connections_;
   had_daemon_ = true;
   Watch(connection_.get(), [this] { OnConnection(); });
 }
@@ -385,6 +408,14 @@ void Server::Handle(const Request& request, std::vector<Fd> fds) {
       status = StartProcess(request.start().id(), serial);
       if (status.ok()) return;
       break;
+    case Request::kPark:
+      status = ParkProcess(request.park(), serial, std::move(fds));
+      if (status.ok()) return;
+      break;
+    case Request::kCallZygote:
+      status = CallZygote(request.call_zygote(), serial);
+      if (status.ok()) return;
+      break;
     case Request::kSignal:
       if (auto it = processes_.find(request.signal().id()); it == processes_.end()) {
         status = absl::NotFoundError(Cat("no process `", request.signal().id(), "`"));
@@ -434,6 +465,17 @@ void Server::Handle(const Request& request, std::vector<Fd> fds) {
   Answer(serial, status);
 }
 
+void Server::EnterChild(const Plan& plan, std::vector<Fd> fds, int stdio[3], int barrier, bool is_exec) {
+  ResetSignals();
+  std::vector<int> keep{barrier};
+  for (const Fd& fd : fds) keep.push_back(fd.get());
+  for (int i = 0; i < 3; ++i) keep.push_back(stdio[i]);
+  CloseAllBut(keep);
+  // So that what an exec leaves behind is known for its own until it ends (KillDescendants).
+  if (is_exec) prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+  CarryOut(plan, std::move(fds), stdio, barrier);
+}
+
 absl::StatusOr<pid_t> Server::Clone(uint64_t flags, int cgroup, Fd* pidfd) {
   int fd = -1;
   clone_args args{};
@@ -459,8 +501,12 @@ absl::Status Server::Namespaces(const CreateNamespaces& request, uint64_t serial
   ASSIGN_OR_RETURN(ChannelPair channel, MakeChannel());
   Fd pidfd;
   const bool user = request.uid_mappings_size() > 0;
-  ASSIGN_OR_RETURN(pid_t pid,
-                   Clone((request.pid() ? CLONE_NEWPID : 0) | (user ? CLONE_NEWUSER : 0), -1, &pidfd));
+  // A user namespace belongs to the effective user who made it (user_namespaces(7)).
+  if (user && request.owner_uid() != 0) RETURN_IF_ERROR(BecomeEffective(request.owner_uid()));
+  absl::StatusOr<pid_t> cloned =
+      Clone((request.pid() ? CLONE_NEWPID : 0) | (user ? CLONE_NEWUSER : 0), -1, &pidfd);
+  if (user && request.owner_uid() != 0 && (!cloned.ok() || *cloned != 0)) RETURN_IF_ERROR(BecomeEffective(0));
+  ASSIGN_OR_RETURN(pid_t pid, std::move(cloned));
   if (pid == 0) {
     ResetSignals();
     CloseAllBut({channel.b.get()});
@@ -540,6 +586,16 @@ absl::Status Server::MakeProcess(const Create& request, bool is_exec, uint64_t s
   if ((plan.has_join_pid_ns_fd() && plan.join_pid_ns_fd() >= count) ||
       (plan.has_cgroup_unified() && plan.cgroup_unified() >= count))
     return absl::InvalidArgumentError("the plan means a descriptor that did not come");
+  if (request.has_fork())
+    return ForkProcess(request, std::move(plan), serial, std::move(fds), std::move(process->log));
+  if (request.zygote()) {
+    ASSIGN_OR_RETURN(auto made, UntrustedChannel::Make());
+    process->control = std::make_unique<ZygoteControl>();
+    process->control->channel = std::move(made.first);
+    process->filters = plan.seccomp().empty() ? 0 : 1;
+    plan.set_inherit(static_cast<int>(fds.size()));
+    fds.push_back(std::move(made.second));
+  }
   ASSIGN_OR_RETURN(Stdio stdio, MakeStdio(plan.terminal(), request.stdin_open()));
   ASSIGN_OR_RETURN(ChannelPair barrier, MakeChannel());
 
@@ -549,15 +605,9 @@ absl::Status Server::MakeProcess(const Create& request, bool is_exec, uint64_t s
   absl::StatusOr<pid_t> pid = Clone(
       plan.clone_flags(), plan.has_cgroup_unified() ? fds[plan.cgroup_unified()].get() : -1, &process->pidfd);
   if (pid.ok() && *pid == 0) {
-    ResetSignals();
-    std::vector<int> keep{barrier.b.get()};
-    for (const Fd& fd : fds) keep.push_back(fd.get());
     int numbers[3];
-    for (int i = 0; i < 3; ++i) keep.push_back(numbers[i] = stdio.child[i].get());
-    CloseAllBut(keep);
-    // So that what an exec leaves behind is known for its own until it ends (KillDescendants).
-    if (is_exec) prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-    CarryOut(plan, std::move(fds), numbers, barrier.b.get());
+    for (int i = 0; i < 3; ++i) numbers[i] = stdio.child[i].get();
+    EnterChild(plan, std::move(fds), numbers, barrier.b.get(), is_exec);
   }
   if (plan.has_join_pid_ns_fd() && setns(pid_ns_.get(), CLONE_NEWPID) < 0)
     return ErrnoStatus(errno, "return to the own PID namespace");
@@ -577,6 +627,7 @@ absl::Status Server::MakeProcess(const Create& request, bool is_exec, uint64_t s
   Watch(process->barrier.get(), [this, id = request.id()] { OnBarrier(id); });
   by_pid_[*pid] = request.id();
   Process& made = *(processes_[request.id()] = std::move(process));
+  if (made.control) Watch(made.control->channel.fd(), [this, id = request.id()] { OnZygote(id); });
   if (is_exec) Keep(made);  // so that it does not outlive this monitor
   return absl::OkStatus();
 }
@@ -600,7 +651,16 @@ absl::Status Server::StartProcess(const std::string& id, uint64_t serial) {
     change.set_started(true);
     KeepChange(change);
   }
-  RETURN_IF_ERROR_AS(SendMessage(process.barrier.get(), "go"), "start");
+  absl::Status sent;
+  if (process.forked) {
+    Fields go;
+    go.Add("op", "go");
+    const std::string text = go.Serialize();
+    if (send(process.barrier.get(), text.data(), text.size(), MSG_NOSIGNAL) < 0) sent = ErrnoStatus(errno, "");
+  } else {
+    sent = SendMessage(process.barrier.get(), "go");
+  }
+  RETURN_IF_ERROR_AS(sent, "start");
   process.serial = serial;
   return absl::OkStatus();
 }
@@ -609,7 +669,15 @@ void Server::OnBarrier(const std::string& id) {
   auto it = processes_.find(id);
   if (it == processes_.end()) return;
   Process& process = *it->second;
-  absl::StatusOr<Message> message = RecvMessage(process.barrier.get());
+  absl::StatusOr<Message> message = absl::UnavailableError("end of file");
+  if (!process.forked) {
+    message = RecvMessage(process.barrier.get());
+  } else {
+    char byte;  // not trusted, and has nothing to say any more
+    ssize_t n = recv(process.barrier.get(), &byte, 1, 0);
+    if (n < 0 && errno == EAGAIN) message = ErrnoStatus(errno, "");
+    if (n > 0) SendPidfdSignal(process.pidfd.get(), SIGKILL);
+  }
   if (ErrnoOf(message.status()) == EAGAIN) return;
   uint64_t serial = std::exchange(process.serial, 0);
   Report report;
@@ -662,7 +730,9 @@ void Server::RemoveProcess(const std::string& id) {
   auto it = processes_.find(id);
   if (it == processes_.end()) return;
   Process& process = *it->second;
-  if (!process.ended) {
+  if (process.control) LoseZygote(process);
+  if (process.forking) DropForking(process);
+  if (!process.ended && process.pidfd.valid()) {
     if (process.is_exec) kill(-process.pid, SIGKILL);
     SendPidfdSignal(process.pidfd.get(), SIGKILL);
     if (!process.adopted) by_pid_.erase(process.pid);
@@ -707,6 +777,16 @@ void Server::Reap() {
     std::string id;
     if (auto node = by_pid_.extract(info.si_pid)) {
       id = node.mapped();
+      if (id.ends_with(kBuilderSuffix)) {
+        id.resize(id.size() - (sizeof kBuilderSuffix - 1));
+        auto of = processes_.find(id);
+        const bool waited = of != processes_.end() && of->second->forking;
+        if (waited) of->second->forking->builder = 0;
+        siginfo_t reaped;
+        waitid(P_PID, static_cast<id_t>(info.si_pid), &reaped, WEXITED | WNOHANG);
+        if (waited) Advance(id);
+        continue;
+      }
       if (auto it = processes_.find(id); it != processes_.end())
         NoteExit(*it->second, info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status, NowNs());
     }
@@ -736,6 +816,10 @@ void Server::NoteExit(Process& process, int code, int64_t finished_at_ns) {
 }
 
 void Server::TellExit(const std::string& id) {
+  if (auto it = processes_.find(id); it != processes_.end()) {
+    if (it->second->control) LoseZygote(*it->second);
+    if (it->second->forking) return FailFork(id, absl::AbortedError("the forked process ended"));
+  }
   // What it said before it ended comes first.
   for (int i = 0; i < 3; ++i) {
     auto it = processes_.find(id);

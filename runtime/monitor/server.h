@@ -17,6 +17,7 @@
 #include "runtime/base/fd.h"
 #include "runtime/container/plan.pb.h"
 #include "runtime/monitor/client.h"
+#include "runtime/monitor/forking.h"
 #include "runtime/monitor/keeper.h"
 #include "runtime/monitor/protocol.pb.h"
 
@@ -42,7 +43,14 @@ class Server {
     bool ended = false;
     Exit exit;
     Fd out, err, log, input;  // kept, so that a new log writer and daemon can have them
+    bool forked = false;      // from a Zygote
+    int filters = 0;          // seccomp filters of a Zygote
+    std::unique_ptr<ZygoteControl> control;  // a Zygote
+    std::unique_ptr<Forking> forking;        // on its way from a Zygote to the barrier
+    // Known by no successor of this monitor as more than what it has to end.
+    bool EndsWithMonitor() const { return control != nullptr || forking != nullptr; }
   };
+  static constexpr char kBuilderSuffix[] = "/builder";
   static Kept Describe(const Process& process);
   static std::vector<std::pair<Kept::Descriptor, Fd*>> Descriptors(Process& process);
   struct Outgoing {
@@ -78,6 +86,29 @@ class Server {
   absl::Status Namespaces(const CreateNamespaces& request, uint64_t serial);
   absl::Status MakeProcess(const Create& request, bool is_exec, uint64_t serial, std::vector<Fd> fds);
   absl::Status StartProcess(const std::string& id, uint64_t serial);
+  // The rest of a child's life: with nothing open but what is given.
+  [[noreturn]] void EnterChild(const Plan& plan, std::vector<Fd> fds, int stdio[3], int barrier,
+                               bool is_exec = false);
+  // zygotes.cpp
+  absl::Status CallZygote(const monitor::CallZygote& request, uint64_t serial);
+  absl::Status CallZygote(Process& zygote, const std::string& op, const Fields& rest,
+                          std::span<const int> fds, std::function<void(absl::StatusOr<Fields>)> done);
+  absl::StatusOr<Process*> FindZygote(const std::string& id);
+  void OnZygote(const std::string& id);
+  void LoseZygote(Process& zygote);
+  absl::Status StartFork(const std::string& id, const std::string& sandbox_id, const std::string& zygote_id,
+                         const std::vector<std::pair<const char*, int>>& namespaces, uint64_t serial);
+  absl::Status ParkProcess(const monitor::Park& request, uint64_t serial, std::vector<Fd> fds);
+  absl::Status ForkProcess(const Create& request, Plan plan, uint64_t serial, std::vector<Fd> fds, Fd log);
+  void OnParked(const std::string& id);
+  void FailFork(const std::string& id, const absl::Status& status);
+  void Advance(const std::string& id);
+  absl::Status Step(const std::string& id);
+  absl::Status StartBuilder(Process& process);
+  void OnBuilder(const std::string& id);
+  absl::Status Become(Process& process);
+  absl::Status FinishFork(Process& process);
+  void DropForking(Process& process);
   absl::StatusOr<Stdio> MakeStdio(bool terminal, bool input);
   void OnBarrier(const std::string& id);
   void RemoveProcess(const std::string& id);
@@ -91,11 +122,15 @@ class Server {
   const std::string program_, identity_ = ProgramIdentity("/proc/self/exe");
   Fd listener_, keeper_, epoll_, signals_, connection_, logger_, logger_pidfd_, pid_ns_, null_;
   pid_t logger_pid_ = 0;
+  uint64_t connections_ = 0;  // so far
   bool had_daemon_ = false, writing_ = false, logger_failed_ = false;
   std::unordered_map<int, std::function<void()>> handlers_;
   std::deque<Outgoing> outgoing_;
   std::map<std::string, std::unique_ptr<Process>> processes_;
   std::unordered_map<pid_t, std::string> by_pid_;
 };
+
+// A child's report of a step that failed.
+absl::Status FromReport(const Report& report);
 
 }  // namespace sock::runtime::monitor

@@ -1,0 +1,40 @@
+// What a forked process is, seen from outside: nothing that it says of itself counts.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "runtime/container/plan.pb.h"
+
+namespace sock::runtime::monitor {
+
+struct FileIdentity {  // stat(2)
+  dev_t device = 0;
+  ino_t inode = 0;
+  bool operator==(const FileIdentity&) const = default;
+};
+// Of an open descriptor; of nothing where it is not open.
+FileIdentity IdentityOf(int fd);
+
+struct Expected {
+  const Plan* plan = nullptr;  // capabilities, no_new_privs
+  uint32_t host_uid = 0, host_gid = 0;
+  std::vector<uint32_t> host_groups;
+  int seccomp_filters = 0;                                        // in all, those of the Zygote counted
+  std::string cgroups;                                            // as /proc/PID/cgroup says
+  std::vector<std::pair<const char*, FileIdentity>> namespaces;   // "mnt" …: these
+  FileIdentity own_cgroup_ns;                                     // not this one
+  FileIdentity descriptors[3];                                    // 0 to 2
+  FileIdentity channel;                                           // the one more that it may hold
+  pid_t parent = 0;
+  bool first_in_pid_ns = false;                                   // it is PID 1 of its namespace
+};
+
+// FAILED_PRECONDITION names the first thing that is otherwise. proc_pid_status(5), namespaces(7).
+absl::Status VerifyForked(pid_t pid, const Expected& expected);
+
+}  // namespace sock::runtime::monitor

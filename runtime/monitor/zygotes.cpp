@@ -1,0 +1,418 @@
+// The server's part for Zygotes: their control sockets, and processes forked from them up to the barrier.
+// Every failure here is ABORTED: the plain way is open still.
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "runtime/base/path.h"
+#include "runtime/base/pidref.h"
+#include "runtime/base/status.h"
+#include "runtime/base/text.h"
+#include "runtime/container/container.h"
+#include "runtime/monitor/server.h"
+
+namespace sock::runtime::monitor {
+namespace {
+
+absl::Status Aborted(const absl::Status& status) {
+  return absl::AbortedError(std::string(status.message()));
+}
+
+// What has no meaning to a process that it does not come from an exec: the trusted side does it.
+absl::Status SetLimits(pid_t pid, const Plan& plan) {
+  for (const PlanRlimit& limit : plan.rlimits()) {
+    auto which = static_cast<__rlimit_resource>(limit.resource());
+    rlimit wanted{limit.soft(), limit.hard()}, now{};
+    if (prlimit(pid, which, &wanted, nullptr) == 0) continue;
+    // As for an exec'd one: raising a hard limit may be more than this node may.
+    if (errno != EPERM || prlimit(pid, which, nullptr, &now) < 0)
+      return ErrnoStatus(errno, Cat("set resource limit ", limit.resource()));
+    wanted = {std::min(wanted.rlim_cur, now.rlim_max), std::min(wanted.rlim_max, now.rlim_max)};
+    if (prlimit(pid, which, &wanted, nullptr) < 0)
+      return ErrnoStatus(errno, Cat("set resource limit ", limit.resource()));
+  }
+  if (plan.has_oom_score_adj()) {
+    absl::Status done = WriteExisting(Cat("/proc/", pid, "/oom_score_adj"), Cat(plan.oom_score_adj()));
+    if (!done.ok() && ErrnoOf(done) != EACCES) return done;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Server::CallZygote(Process& zygote, const std::string& op, const Fields& rest,
+                                std::span<const int> fds, std::function<void(absl::StatusOr<Fields>)> done) {
+  ZygoteControl& control = *zygote.control;
+  const uint64_t serial = control.next_serial++;
+  Fields request;
+  request.Add("op", op);
+  request.Add("serial", Cat(serial));
+  for (const auto& [name, value] : rest.pairs())
+    if (name != "op" && name != "serial") request.Add(name, value);
+  RETURN_IF_ERROR(control.channel.Send(request, fds));
+  control.waiting[serial] = std::move(done);
+  return absl::OkStatus();
+}
+
+absl::Status Server::CallZygote(const monitor::CallZygote& request, uint64_t serial) {
+  ASSIGN_OR_RETURN(Process * zygote, FindZygote(request.id()));
+  ASSIGN_OR_RETURN(Fields fields, Fields::Parse(request.fields()));
+  const std::string op = fields.Get("op").value_or("");
+  if (op == "fork") return absl::InvalidArgumentError("a Zygote forks by Park and Create");
+  return CallZygote(*zygote, op, fields, {}, [this, serial, asker = connections_](auto answer) {
+    if (asker != connections_) return;  // who asked is gone
+    Reply reply;
+    if (answer.ok()) reply.set_fields(answer->Serialize());
+    Answer(serial, answer.status(), std::move(reply));
+  });
+}
+
+absl::StatusOr<Server::Process*> Server::FindZygote(const std::string& id) {
+  auto it = processes_.find(id);
+  if (it == processes_.end() || !it->second->control || it->second->ended)
+    return absl::AbortedError(Cat("no Zygote `", id, "` is there"));
+  return it->second.get();
+}
+
+void Server::OnZygote(const std::string& id) {
+  while (true) {
+    auto it = processes_.find(id);
+    if (it == processes_.end() || !it->second->control || !it->second->control->channel.valid()) return;
+    ZygoteControl& control = *it->second->control;
+    absl::StatusOr<UntrustedChannel::Packet> packet = control.channel.Receive();
+    if (ErrnoOf(packet.status()) == EAGAIN) return;
+    uint64_t serial = 0;
+    if (packet.ok()) serial = packet->fields.Number("serial").value_or(0);
+    auto waiting = control.waiting.find(serial);
+    if (!packet.ok() || waiting == control.waiting.end()) return LoseZygote(*it->second);
+    auto done = std::move(waiting->second);
+    control.waiting.erase(waiting);
+    if (packet->fields.Get("op") == "failed")
+      done(absl::AbortedError(Cat("the Zygote failed at ", packet->fields.Get("step").value_or("?"), ": ",
+                                  packet->fields.Get("text").value_or("no reason"))));
+    else
+      done(std::move(packet->fields));
+  }
+}
+
+// It is gone, or speaks another language.
+void Server::LoseZygote(Process& zygote) {
+  auto waiting = std::move(zygote.control->waiting);
+  zygote.control->waiting.clear();
+  if (zygote.control->channel.valid()) {
+    Forget(zygote.control->channel.fd());
+    zygote.control->channel.Close();
+  }
+  if (!zygote.ended && zygote.pidfd.valid())
+    syscall(SYS_pidfd_send_signal, zygote.pidfd.get(), SIGKILL, nullptr, 0);
+  for (auto& [serial, done] : waiting) done(absl::AbortedError("the Zygote has ended"));
+}
+
+absl::Status Server::StartFork(const std::string& id, const std::string& sandbox_id,
+                               const std::string& zygote_id,
+                               const std::vector<std::pair<const char*, int>>& namespaces, uint64_t serial) {
+  if (processes_.contains(id)) return absl::AlreadyExistsError(Cat("process `", id, "` exists"));
+  ASSIGN_OR_RETURN(Process * zygote, FindZygote(zygote_id));
+  ASSIGN_OR_RETURN(auto made, UntrustedChannel::Make());
+  auto& [channel, other] = made;
+  auto process = std::make_unique<Process>();
+  process->id = id;
+  process->sandbox_id = sandbox_id;
+  process->serial = serial;
+  process->forking = std::make_unique<Forking>();
+  Forking& forking = *process->forking;
+  forking.zygote_id = zygote_id;
+  forking.zygote_filters = zygote->filters;
+  forking.channel = std::move(channel);
+  forking.other_end = IdentityOf(other.get());
+  Fields fields;
+  std::vector<int> fds{other.get()};
+  for (const auto& [kind, fd] : namespaces) {
+    fields.Add("enter", kind);
+    fds.push_back(fd);
+    const std::string_view name = kind;
+    (name == "user"  ? forking.user_ns
+     : name == "net" ? forking.net_ns
+     : name == "ipc" ? forking.ipc_ns
+                     : forking.uts_ns) = IdentityOf(fd);
+    if (name == "pid") forking.own_pid_ns = false;
+  }
+  const int fd = forking.channel.fd();
+  processes_[id] = std::move(process);
+  Watch(fd, [this, id] { OnParked(id); });
+  absl::Status asked =
+      CallZygote(*zygote, "fork", fields, fds, [this, id, fd](absl::StatusOr<Fields> answer) {
+        auto it = processes_.find(id);
+        if (it == processes_.end() || !it->second->forking || it->second->forking->channel.fd() != fd) return;
+        if (!answer.ok()) return FailFork(id, answer.status());
+        it->second->forking->answered = true;
+        Advance(id);
+      });
+  if (!asked.ok()) {
+    Forget(fd);
+    processes_.erase(id);
+    return Aborted(asked);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Server::ParkProcess(const monitor::Park& request, uint64_t serial, std::vector<Fd> fds) {
+  if (fds.size() < 4) return absl::InvalidArgumentError("park: the sandbox's namespaces are missing");
+  std::vector<std::pair<const char*, int>> namespaces;
+  static constexpr const char* kKinds[] = {"user", "net", "ipc", "uts", "pid"};
+  for (size_t i = 0; i < fds.size() && i < std::size(kKinds); ++i)
+    namespaces.emplace_back(kKinds[i], fds[i].get());
+  return StartFork(request.id(), request.sandbox_id(), request.zygote_id(), namespaces, serial);
+}
+
+absl::Status Server::ForkProcess(const Create& request, Plan plan, uint64_t serial, std::vector<Fd> fds,
+                                 Fd log) {
+  const Fork& fork = request.fork();
+  std::string id = request.id();
+  if (plan.terminal() || !plan.has_user_ns() || !plan.has_root())
+    return absl::InvalidArgumentError("fork: a terminal, or no user namespace");
+  ASSIGN_OR_RETURN(Stdio stdio, MakeStdio(false, request.stdin_open()));
+  if (!fork.parked_id().empty()) {
+    auto parked = processes_.find(fork.parked_id());
+    if (parked == processes_.end() || !parked->second->forking || !parked->second->forking->parked ||
+        parked->second->ended || parked->second->forking->wanted)
+      return absl::AbortedError(Cat("no process `", fork.parked_id(), "` is parked"));
+    if (processes_.contains(id)) return absl::AlreadyExistsError(Cat("process `", id, "` exists"));
+    auto node = processes_.extract(parked);
+    ForgetKept(node.key());
+    Process& process = *node.mapped();
+    by_pid_[process.pid] = id;
+    Watch(process.forking->channel.fd(), [this, id] { OnParked(id); });
+    process.id = id;
+    process.sandbox_id = request.sandbox_id();
+    process.serial = serial;
+    processes_[id] = std::move(node.mapped());
+  } else {
+    auto at = [&](int index) { return fds[static_cast<size_t>(index)].get(); };
+    std::vector<std::pair<const char*, int>> namespaces{{"user", at(plan.user_ns())}};
+    if (plan.has_net_ns()) namespaces.emplace_back("net", at(plan.net_ns()));
+    if (plan.has_ipc_ns()) namespaces.emplace_back("ipc", at(plan.ipc_ns()));
+    if (plan.has_uts_ns()) namespaces.emplace_back("uts", at(plan.uts_ns()));
+    if (plan.has_join_pid_ns_fd()) namespaces.emplace_back("pid", at(plan.join_pid_ns_fd()));
+    RETURN_IF_ERROR(StartFork(id, request.sandbox_id(), fork.zygote_id(), namespaces, serial));
+  }
+  Process& process = *processes_.at(id);
+  Forking& forking = *process.forking;
+  process.plan = request.plan();
+  process.log = std::move(log);
+  process.out = std::move(stdio.out);
+  process.err = std::move(stdio.err);
+  process.input = std::move(stdio.input);
+  forking.wanted = fork;
+  forking.plan = std::move(plan);
+  forking.fds = std::move(fds);
+  for (int i = 0; i < 3; ++i) forking.child_stdio[i] = std::move(stdio.child[i]);
+  Advance(id);
+  return absl::OkStatus();
+}
+
+void Server::OnParked(const std::string& id) {
+  while (true) {
+    auto it = processes_.find(id);
+    if (it == processes_.end() || !it->second->forking) return;
+    Forking& forking = *it->second->forking;
+    absl::StatusOr<UntrustedChannel::Packet> packet = forking.channel.Receive();
+    if (ErrnoOf(packet.status()) == EAGAIN) return;
+    if (!packet.ok()) return FailFork(id, absl::AbortedError("the forked process ended"));
+    const std::string op = packet->fields.Get("op").value_or("");
+    if (op == "parked" && forking.said == 0 && packet->sender > 0) {
+      forking.said = packet->sender;
+    } else if (op == "ready" && forking.become_sent && !forking.ready) {
+      forking.ready = true;
+    } else if (op == "failed") {
+      return FailFork(id, absl::AbortedError(Cat("the forked process failed at ",
+                                                 packet->fields.Get("step").value_or("?"), ": ",
+                                                 packet->fields.Get("text").value_or("no reason"))));
+    } else {
+      return FailFork(id, absl::AbortedError("the forked process broke the protocol"));
+    }
+    Advance(id);
+  }
+}
+
+void Server::FailFork(const std::string& id, const absl::Status& status) {
+  auto it = processes_.find(id);
+  if (it == processes_.end()) return;
+  const uint64_t serial = std::exchange(it->second->serial, 0);
+  const bool parked = it->second->forking && !it->second->forking->wanted;
+  FromMonitor ended;
+  ended.mutable_exit()->set_id(id);
+  RemoveProcess(id);
+  if (serial != 0)
+    Answer(serial, status);
+  else if (parked)
+    Send(ended, {});  // a spare is gone
+}
+
+void Server::Advance(const std::string& id) {
+  absl::Status status = Step(id);
+  if (!status.ok()) FailFork(id, Aborted(status));
+}
+
+absl::Status Server::Step(const std::string& id) {
+  auto it = processes_.find(id);
+  if (it == processes_.end() || !it->second->forking) return absl::OkStatus();
+  Process& process = *it->second;
+  Forking& forking = *process.forking;
+  if (!forking.parked) {
+    if (!forking.answered || forking.said == 0) return absl::OkStatus();
+    process.pid = forking.said;
+    process.pidfd = Fd(static_cast<int>(syscall(SYS_pidfd_open, process.pid, 0)));
+    // Ours, not reaped, so that the number is still its own; and nobody else's claim to it.
+    if (!process.pidfd.valid() || ParentOf(process.pid) != getpid() || by_pid_.contains(process.pid)) {
+      process.pid = 0;
+      process.pidfd.Reset();
+      return absl::FailedPreconditionError("the forked process is not the monitor's child");
+    }
+    by_pid_[process.pid] = id;
+    forking.parked = true;
+    Keep(process);
+    if (!forking.wanted) {
+      Reply reply;
+      reply.set_pid(process.pid);
+      Answer(std::exchange(process.serial, 0), absl::OkStatus(), std::move(reply));
+    }
+  }
+  if (!forking.wanted) return absl::OkStatus();
+  if (!forking.building) {
+    forking.building = true;
+    return StartBuilder(process);
+  }
+  if (forking.ready && forking.builder == 0) return FinishFork(process);
+  return absl::OkStatus();
+}
+
+// The trusted child that mounts: it carries out the same plan as a plain start's.
+absl::Status Server::StartBuilder(Process& process) {
+  Forking& forking = *process.forking;
+  Plan plan = forking.plan;
+  plan.set_build_only(true);
+  plan.set_clone_flags(CLONE_NEWNS);
+  plan.clear_join_pid_ns_fd();
+  ASSIGN_OR_RETURN(Fd pid_ns, OpenPath(Cat("/proc/", process.pid, "/ns/pid"), O_RDONLY));
+  forking.fds.push_back(std::move(pid_ns));
+  plan.set_mounts_pid_ns(static_cast<int>(forking.fds.size()) - 1);
+  ASSIGN_OR_RETURN(ChannelPair barrier, MakeChannel());
+  ASSIGN_OR_RETURN(forking.builder,
+                   Clone(CLONE_NEWNS,
+                         plan.has_cgroup_unified()
+                             ? forking.fds[static_cast<size_t>(plan.cgroup_unified())].get()
+                             : -1,
+                         &forking.builder_pidfd));
+  int numbers[3];
+  for (int i = 0; i < 3; ++i) numbers[i] = forking.child_stdio[i].get();
+  if (forking.builder == 0) EnterChild(plan, std::move(forking.fds), numbers, barrier.b.get());
+  forking.builder_barrier = std::move(barrier.a);
+  fcntl(forking.builder_barrier.get(), F_SETFL, O_NONBLOCK);
+  by_pid_[forking.builder] = process.id + kBuilderSuffix;
+  Watch(forking.builder_barrier.get(), [this, id = process.id] { OnBuilder(id); });
+  return absl::OkStatus();
+}
+
+void Server::OnBuilder(const std::string& id) {
+  auto it = processes_.find(id);
+  if (it == processes_.end() || !it->second->forking) return;
+  Process& process = *it->second;
+  Forking& forking = *process.forking;
+  absl::StatusOr<Message> message = RecvMessage(forking.builder_barrier.get());
+  if (ErrnoOf(message.status()) == EAGAIN) return;
+  Report report;
+  if (!message.ok() || !report.ParseFromString(message->data) || !report.ready()) {
+    absl::Status status = message.ok() ? FromReport(report)
+                                       : absl::InternalError("the builder ended before it was ready");
+    // What it met, the plain way would meet too: it is the user's error, or ours.
+    return FailFork(id, status);
+  }
+  absl::Status sent = Become(process);
+  Forget(forking.builder_barrier.get());
+  forking.builder_barrier.Reset();  // with that it ends
+  if (!sent.ok()) FailFork(id, Aborted(sent));
+}
+
+absl::Status Server::Become(Process& process) {
+  Forking& forking = *process.forking;
+  ASSIGN_OR_RETURN(Fd mounts, OpenPath(Cat("/proc/", forking.builder, "/ns/mnt"), O_RDONLY));
+  forking.mount_ns = IdentityOf(mounts.get());
+  ASSIGN_OR_RETURN(forking.cgroups, ReadFile(Cat("/proc/", forking.builder, "/cgroup"), 1 << 16));
+  ASSIGN_OR_RETURN(Fields said, Fields::Parse(forking.wanted->become()));
+  std::vector<int> fds;
+  for (const Fd& fd : forking.child_stdio) fds.push_back(fd.get());
+  fds.push_back(mounts.get());
+  for (int index : forking.plan.cgroup_procs()) fds.push_back(forking.fds[static_cast<size_t>(index)].get());
+  Fd unified;
+  if (forking.plan.has_cgroup_unified()) {
+    const int dir = forking.fds[static_cast<size_t>(forking.plan.cgroup_unified())].get();
+    unified = Fd(openat(dir, "cgroup.procs", O_WRONLY | O_CLOEXEC));
+    if (!unified.valid()) return ErrnoStatus(errno, "open cgroup.procs");
+    fds.push_back(unified.get());
+  }
+  Fields become;
+  become.Add("op", "become");
+  become.Add("mount_ns", "1");
+  become.Add("cgroups", Cat(fds.size() - 4));
+  for (const auto& [name, value] : said.pairs()) become.Add(name, value);
+  RETURN_IF_ERROR(forking.channel.Send(become, fds));
+  forking.become_sent = true;
+  return absl::OkStatus();
+}
+
+void Server::DropForking(Process& process) {
+  Forking& forking = *process.forking;
+  Forget(forking.channel.fd());
+  if (forking.builder_barrier.valid()) Forget(forking.builder_barrier.get());
+  if (forking.builder != 0) {
+    syscall(SYS_pidfd_send_signal, forking.builder_pidfd.get(), SIGKILL, nullptr, 0);
+    by_pid_.erase(forking.builder);
+  }
+}
+
+absl::Status Server::FinishFork(Process& process) {
+  Forking& forking = *process.forking;
+  RETURN_IF_ERROR(SetLimits(process.pid, forking.plan));
+  Expected expected;
+  expected.plan = &forking.plan;
+  expected.host_uid = forking.wanted->host_uid();
+  expected.host_gid = forking.wanted->host_gid();
+  expected.host_groups = {forking.wanted->host_groups().begin(), forking.wanted->host_groups().end()};
+  expected.seccomp_filters = forking.zygote_filters + (forking.plan.seccomp().empty() ? 0 : 1);
+  expected.cgroups = forking.cgroups;
+  expected.namespaces = {{"mnt", forking.mount_ns}, {"user", forking.user_ns}};
+  for (auto [kind, identity] : {std::pair{"net", &forking.net_ns}, {"ipc", &forking.ipc_ns}, {"uts", &forking.uts_ns}})
+    if (*identity != FileIdentity{}) expected.namespaces.emplace_back(kind, *identity);
+  if (!forking.own_pid_ns)
+    expected.namespaces.emplace_back(
+        "pid", IdentityOf(forking.fds[static_cast<size_t>(forking.plan.join_pid_ns_fd())].get()));
+  ASSIGN_OR_RETURN(Fd own, OpenPath("/proc/self/ns/cgroup", O_RDONLY));
+  expected.own_cgroup_ns = IdentityOf(own.get());
+  for (int i = 0; i < 3; ++i) expected.descriptors[i] = IdentityOf(forking.child_stdio[i].get());
+  expected.channel = forking.other_end;
+  expected.parent = getpid();
+  expected.first_in_pid_ns = forking.own_pid_ns;
+  RETURN_IF_ERROR(VerifyForked(process.pid, expected));
+  // From here it is a process at its barrier like any other.
+  Forget(forking.channel.fd());
+  process.barrier = forking.channel.Release();
+  process.forking.reset();
+  process.forked = process.at_barrier = true;
+  const std::string id = process.id;
+  Watch(process.barrier.get(), [this, id] { OnBarrier(id); });
+  Keep(process);
+  AddToLogger(process);
+  Reply reply;
+  reply.set_pid(process.pid);
+  Answer(std::exchange(process.serial, 0), absl::OkStatus(), std::move(reply));
+  return absl::OkStatus();
+}
+
+}  // namespace sock::runtime::monitor
