@@ -30,7 +30,7 @@ class UntrustedChannel {
   // RESOURCE_EXHAUSTED where it does not fit or the other side does not read.
   absl::Status Send(const Fields& fields, std::span<const int> fds = {});
   struct Packet {
-    Fields fields;
+    Fields fields{""};
     pid_t sender = 0;  // as the kernel tells (unix(7), SCM_CREDENTIALS)
   };
   // EAGAIN: nothing is there. UNAVAILABLE: end of file. INVALID_ARGUMENT: no message of the protocol.

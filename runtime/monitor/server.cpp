@@ -653,9 +653,7 @@ absl::Status Server::StartProcess(const std::string& id, uint64_t serial) {
   }
   absl::Status sent;
   if (process.forked) {
-    Fields go;
-    go.Add("op", "go");
-    const std::string text = go.Serialize();
+    ASSIGN_OR_RETURN(const std::string text, Fields("go").Serialize());
     if (send(process.barrier.get(), text.data(), text.size(), MSG_NOSIGNAL) < 0) sent = ErrnoStatus(errno, "");
   } else {
     sent = SendMessage(process.barrier.get(), "go");

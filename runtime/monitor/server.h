@@ -91,8 +91,8 @@ class Server {
                                bool is_exec = false);
   // zygotes.cpp
   absl::Status CallZygote(const monitor::CallZygote& request, uint64_t serial);
-  absl::Status CallZygote(Process& zygote, const std::string& op, const Fields& rest,
-                          std::span<const int> fds, std::function<void(absl::StatusOr<Fields>)> done);
+  absl::Status CallZygote(Process& zygote, const Fields& rest, std::span<const int> fds,
+                          std::function<void(absl::StatusOr<Fields>)> done);
   absl::StatusOr<Process*> FindZygote(const std::string& id);
   void OnZygote(const std::string& id);
   void LoseZygote(Process& zygote);

@@ -24,7 +24,7 @@ absl::StatusOr<std::pair<UntrustedChannel, Fd>> UntrustedChannel::Make() {
   Fd mine(fds[0]), other(fds[1]);
   const int on = 1;
   // Both must hold a whole packet.
-  const int bytes = 4 * static_cast<int>(Fields::kMaxBytes);
+  const int bytes = 4 * static_cast<int>(kMaxFieldsBytes);
   if (setsockopt(mine.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on) < 0 ||
       setsockopt(mine.get(), SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes) < 0 ||
       fcntl(mine.get(), F_SETFL, O_NONBLOCK) < 0)
@@ -33,8 +33,8 @@ absl::StatusOr<std::pair<UntrustedChannel, Fd>> UntrustedChannel::Make() {
 }
 
 absl::Status UntrustedChannel::Send(const Fields& fields, std::span<const int> fds) {
-  const std::string text = fields.Serialize();
-  if (text.size() > Fields::kMaxBytes || fds.size() > kMaxDescriptors)
+  ASSIGN_OR_RETURN(const std::string text, fields.Serialize());
+  if (fds.size() > kMaxDescriptors)
     return absl::ResourceExhaustedError("a message to a Zygote is too large");
   iovec part{const_cast<char*>(text.data()), text.size()};
   msghdr message{};
@@ -56,7 +56,7 @@ absl::Status UntrustedChannel::Send(const Fields& fields, std::span<const int> f
 }
 
 absl::StatusOr<UntrustedChannel::Packet> UntrustedChannel::Receive() {
-  std::string text(Fields::kMaxBytes + 1, '\0');
+  std::string text(kMaxFieldsBytes + 1, '\0');
   iovec part{text.data(), text.size()};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(253 * sizeof(int))];
   msghdr message{};

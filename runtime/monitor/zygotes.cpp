@@ -46,14 +46,12 @@ absl::Status SetLimits(pid_t pid, const Plan& plan) {
 
 }  // namespace
 
-absl::Status Server::CallZygote(Process& zygote, const std::string& op, const Fields& rest,
-                                std::span<const int> fds, std::function<void(absl::StatusOr<Fields>)> done) {
+absl::Status Server::CallZygote(Process& zygote, const Fields& rest, std::span<const int> fds, std::function<void(absl::StatusOr<Fields>)> done) {
   ZygoteControl& control = *zygote.control;
   const uint64_t serial = control.next_serial++;
-  Fields request;
-  request.Add("op", op);
-  request.Add("serial", Cat(serial));
-  for (const auto& [name, value] : rest.pairs())
+  Fields request(rest.op());
+  request.Add("serial", serial);
+  for (const auto& [name, value] : rest.list())
     if (name != "op" && name != "serial") request.Add(name, value);
   RETURN_IF_ERROR(control.channel.Send(request, fds));
   control.waiting[serial] = std::move(done);
@@ -63,13 +61,14 @@ absl::Status Server::CallZygote(Process& zygote, const std::string& op, const Fi
 absl::Status Server::CallZygote(const monitor::CallZygote& request, uint64_t serial) {
   ASSIGN_OR_RETURN(Process * zygote, FindZygote(request.id()));
   ASSIGN_OR_RETURN(Fields fields, Fields::Parse(request.fields()));
-  const std::string op = fields.Get("op").value_or("");
-  if (op == "fork") return absl::InvalidArgumentError("a Zygote forks by Park and Create");
-  return CallZygote(*zygote, op, fields, {}, [this, serial, asker = connections_](auto answer) {
+  if (fields.op() == "fork") return absl::InvalidArgumentError("a Zygote forks by Park and Create");
+  return CallZygote(*zygote, fields, {}, [this, serial, asker = connections_](auto answer) {
     if (asker != connections_) return;  // who asked is gone
+    absl::StatusOr<std::string> text = answer.status();
+    if (answer.ok()) text = answer->Serialize();
     Reply reply;
-    if (answer.ok()) reply.set_fields(answer->Serialize());
-    Answer(serial, answer.status(), std::move(reply));
+    if (text.ok()) reply.set_fields(*std::move(text));
+    Answer(serial, text.status(), std::move(reply));
   });
 }
 
@@ -88,12 +87,12 @@ void Server::OnZygote(const std::string& id) {
     absl::StatusOr<UntrustedChannel::Packet> packet = control.channel.Receive();
     if (ErrnoOf(packet.status()) == EAGAIN) return;
     uint64_t serial = 0;
-    if (packet.ok()) serial = packet->fields.Number("serial").value_or(0);
+    if (packet.ok()) serial = packet->fields.GetNumber("serial").value_or(0);
     auto waiting = control.waiting.find(serial);
     if (!packet.ok() || waiting == control.waiting.end()) return LoseZygote(*it->second);
     auto done = std::move(waiting->second);
     control.waiting.erase(waiting);
-    if (packet->fields.Get("op") == "failed")
+    if (packet->fields.op() == "failed")
       done(absl::AbortedError(Cat("the Zygote failed at ", packet->fields.Get("step").value_or("?"), ": ",
                                   packet->fields.Get("text").value_or("no reason"))));
     else
@@ -131,7 +130,7 @@ absl::Status Server::StartFork(const std::string& id, const std::string& sandbox
   forking.zygote_filters = zygote->filters;
   forking.channel = std::move(channel);
   forking.other_end = IdentityOf(other.get());
-  Fields fields;
+  Fields fields("fork");
   std::vector<int> fds{other.get()};
   for (const auto& [kind, fd] : namespaces) {
     fields.Add("enter", kind);
@@ -147,7 +146,7 @@ absl::Status Server::StartFork(const std::string& id, const std::string& sandbox
   processes_[id] = std::move(process);
   Watch(fd, [this, id] { OnParked(id); });
   absl::Status asked =
-      CallZygote(*zygote, "fork", fields, fds, [this, id, fd](absl::StatusOr<Fields> answer) {
+      CallZygote(*zygote, fields, fds, [this, id, fd](absl::StatusOr<Fields> answer) {
         auto it = processes_.find(id);
         if (it == processes_.end() || !it->second->forking || it->second->forking->channel.fd() != fd) return;
         if (!answer.ok()) return FailFork(id, answer.status());
@@ -225,7 +224,7 @@ void Server::OnParked(const std::string& id) {
     absl::StatusOr<UntrustedChannel::Packet> packet = forking.channel.Receive();
     if (ErrnoOf(packet.status()) == EAGAIN) return;
     if (!packet.ok()) return FailFork(id, absl::AbortedError("the forked process ended"));
-    const std::string op = packet->fields.Get("op").value_or("");
+    const std::string& op = packet->fields.op();
     if (op == "parked" && forking.said == 0 && packet->sender > 0) {
       forking.said = packet->sender;
     } else if (op == "ready" && forking.become_sent && !forking.ready) {
@@ -357,11 +356,11 @@ absl::Status Server::Become(Process& process) {
     if (!unified.valid()) return ErrnoStatus(errno, "open cgroup.procs");
     fds.push_back(unified.get());
   }
-  Fields become;
-  become.Add("op", "become");
+  Fields become("become");
   become.Add("mount_ns", "1");
   become.Add("cgroups", Cat(fds.size() - 4));
-  for (const auto& [name, value] : said.pairs()) become.Add(name, value);
+  for (const auto& [name, value] : said.list())
+    if (name != "op") become.Add(name, value);
   RETURN_IF_ERROR(forking.channel.Send(become, fds));
   forking.become_sent = true;
   return absl::OkStatus();
