@@ -1,67 +1,20 @@
-#include "runtime/runtime.h"
+#include "runtime/lean_runtime.h"
 
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <condition_variable>
 #include <csignal>
 #include <filesystem>
-#include <mutex>
 #include <set>
-#include <shared_mutex>
-#include <thread>
 
 #include "absl/cleanup/cleanup.h"
 #include "runtime/base/atomic_file.h"
 #include "runtime/base/ids.h"
-#include "runtime/base/path.h"
-#include "runtime/base/pidref.h"
-#include "runtime/base/status.h"
-#include "runtime/base/text.h"
-#include "runtime/container/container.h"
-#include "runtime/monitor/client.h"
-#include "runtime/pins.h"
-#include "runtime/spares.h"
 
 namespace sock::runtime {
 namespace {
-
-using std::chrono::milliseconds;
-using std::chrono::steady_clock;
-using std::chrono::system_clock;
-
-constexpr int kKillPatienceMs = 10000;
-constexpr milliseconds kMonitorPatience{20000}, kReconnectPause{200};
-
-struct Sandbox {
-  Fd user, net, ipc, uts, pid;
-  Fd shm;  // a clone made ahead for the first container that asks; guarded by the table's mutex
-};
-
-using IdMappings = std::vector<oci::IdMapping>;
-
-struct Container {
-  // Never change after the container is in the table.
-  std::string id, sandbox_id, cgroup_path, log_path;
-  PidRef process;
-  Plan plan;
-  double prepare_ms = 0, build_ms = 0;
-
-  std::mutex mutex;
-  std::condition_variable exited;
-  ProcessState state = ProcessState::kCreated;  // guarded by mutex, as is all below
-  std::optional<ExitInfo> exit;
-};
-
-struct Execution {
-  Fd wake;  // eventfd(2): written at the exit
-  std::mutex mutex;
-  std::optional<int> code;
-  bool lost = false;  // with the monitor that ran it
-};
 
 double Since(steady_clock::time_point begin) {
   return std::chrono::duration<double, std::milli>(steady_clock::now() - begin).count();
@@ -123,127 +76,18 @@ int Keep(std::vector<Fd>& fds, Fd fd) {
   return static_cast<int>(fds.size()) - 1;
 }
 
-std::vector<int> Numbers(const std::vector<Fd>& fds) {
-  std::vector<int> numbers;
-  for (const Fd& fd : fds) numbers.push_back(fd.get());
-  return numbers;
-}
-
 void KeepCgroup(Plan& plan, std::vector<Fd>& fds, CgroupEntry entry) {
   for (Fd& procs : entry.procs) plan.add_cgroup_procs(Keep(fds, std::move(procs)));
   if (entry.unified.valid()) plan.set_cgroup_unified(Keep(fds, std::move(entry.unified)));
 }
 
-class LeanRuntime final : public Runtime {
- public:
-  LeanRuntime(RuntimeOptions options, std::function<void(const std::string&, const ExitInfo&)> on_exit)
-      : options_(std::move(options)), on_exit_(std::move(on_exit)) {}
+}  // namespace
 
-  ~LeanRuntime() override {
-    spares_.reset();
-    {
-      std::lock_guard lock(link_mutex_);
-      closing_ = true;
-    }
-    link_changed_.notify_all();
-    if (reconnector_.joinable()) reconnector_.join();
-    client_.reset();
-  }
-
-  absl::Status Start() {
-    RETURN_IF_ERROR(MakeDirs(options_.state_dir + "/ns", 0711));
-    RETURN_IF_ERROR(MakeDirs(options_.state_dir + "/cgroups", 0700));
-    ASSIGN_OR_RETURN_AS(pins_, Pins::Open(options_.state_dir + "/pins"), "open the pins of sandboxes");
-    ASSIGN_OR_RETURN(cgroups_, CgroupManager::Open(options_.cgroup_driver));
-    ASSIGN_OR_RETURN(network_, PodNetwork::Open(options_.network));
-    ASSIGN_OR_RETURN(client_, Connect());
-    reconnector_ = std::thread([this] { Reconnect(); });
-    return absl::OkStatus();
-  }
-
-  absl::StatusOr<std::map<std::string, ContainerState>> Recover(const Known& known) override;
-  absl::StatusOr<SandboxInfo> CreateSandbox(const SandboxSpec& spec) override;
-  absl::Status StopSandbox(const SandboxSpec& spec, const SandboxInfo& info) override;
-  absl::Status RemoveSandbox(const SandboxSpec& spec, const SandboxInfo& info) override;
-  absl::StatusOr<ContainerInfo> CreateContainer(const ContainerSpec& spec) override;
-  absl::Status StartContainer(const std::string& id) override;
-  absl::Status StopContainer(const std::string& id, int signal, milliseconds grace) override;
-  absl::Status RemoveContainer(const std::string& id) override;
-  ContainerState State(const std::string& id) const override;
-  absl::StatusOr<ExecResult> ExecSync(const std::string& id, const ExecRequest& request) override;
-  absl::Status UpdateResources(const std::string& id, const oci::Resources& resources) override;
-  absl::Status ReopenLog(const std::string& id) override;
-  absl::StatusOr<CgroupStats> Stats(const std::string& id) const override;
-  absl::StatusOr<std::vector<InterfaceStats>> NetworkStats(const std::string& sandbox_id) const override;
-  PodNetwork& network() override { return *network_; }
-  CgroupManager& cgroups() override { return *cgroups_; }
-  std::map<std::string, std::string> Verbose(const std::string& id) const override;
-
- private:
-  std::string NsDir(const std::string& sandbox) const { return options_.state_dir + "/ns/" + sandbox; }
-  std::string CgroupNote(const std::string& container) const {
-    return options_.state_dir + "/cgroups/" + container;
-  }
-  absl::Status RemoveCgroup(const std::string& container, const std::string& cgroup) {
-    RETURN_IF_ERROR(cgroups_->Remove(cgroup));
-    unlink(CgroupNote(container).c_str());
-    return absl::OkStatus();
-  }
-  absl::StatusOr<std::shared_ptr<monitor::Client>> Connect();
-  absl::StatusOr<ContainerInfo> Build(const ContainerSpec& spec);
-  // Every operation but Exec and Create is asked for again where a monitor died before it answered.
-  absl::StatusOr<monitor::Answer> Call(const monitor::Request& request, std::span<const int> fds = {});
-  absl::Status Forget(const std::string& id) {
-    monitor::Request request;
-    request.mutable_remove()->set_id(id);
-    return Call(request).status();
-  }
-  absl::StatusOr<SpareSandbox> MakeSpare();
-  // The fields that are asked for come back valid; with mappings `user` too, to whom the others belong.
-  absl::StatusOr<Sandbox> MakeNamespaces(const std::string& id, bool net, bool ipc, bool uts, bool pid,
-                                         const std::map<std::string, std::string>& sysctls,
-                                         const IdMappings& uids, const IdMappings& gids);
-  absl::Status Pin(const std::string& id, const Sandbox& sandbox, Pins::Owner owner);
-  void Unpin(const std::string& sandbox);
-  absl::StatusOr<std::shared_ptr<Sandbox>> FindSandbox(const std::string& id) const {
-    std::shared_lock lock(mutex_);
-    auto found = sandboxes_.find(id);
-    if (found == sandboxes_.end()) return absl::NotFoundError(Cat("sandbox `", id, "` does not run"));
-    return found->second;
-  }
-  absl::StatusOr<std::shared_ptr<Container>> FindContainer(const std::string& id) const {
-    std::shared_lock lock(mutex_);
-    auto found = containers_.find(id);
-    if (found == containers_.end()) return absl::NotFoundError(Cat("container `", id, "` has no process"));
-    return found->second;
-  }
-  absl::StatusOr<SandboxNamespaces> NamespacesOf(const ContainerSpec& spec) const;
-  absl::Status MapMounts(const ContainerSpec& spec, SandboxNamespaces& namespaces);
-  absl::StatusOr<Fd> OpenLog(const std::string& path) const;
-  ExitInfo Explain(const Container& container, const monitor::Exit& exit) const;
-  void Finish(const monitor::Exit& exit);
-  void Acknowledge(const std::string& id);
-  void Reconnect();
-  void Resync();
-
-  const RuntimeOptions options_;
-  const std::function<void(const std::string&, const ExitInfo&)> on_exit_;
-  std::unique_ptr<CgroupManager> cgroups_;
-  std::unique_ptr<PodNetwork> network_;
-  std::unique_ptr<Pins> pins_;
-  std::unique_ptr<SparePool> spares_;
-
-  mutable std::mutex link_mutex_;  // guards all of the link to the monitor
-  std::condition_variable link_changed_;
-  std::shared_ptr<monitor::Client> client_;  // null while the monitor is looked for
-  bool link_lost_ = false, closing_ = false, recovered_ = false;
-  std::thread reconnector_;
-
-  mutable std::shared_mutex mutex_;  // for lookup only
-  std::map<std::string, std::shared_ptr<Sandbox>> sandboxes_;
-  std::map<std::string, std::shared_ptr<Container>> containers_;
-  std::map<std::string, std::shared_ptr<Execution>> executions_;
-};
+std::vector<int> Numbers(const std::vector<Fd>& fds) {
+  std::vector<int> numbers;
+  for (const Fd& fd : fds) numbers.push_back(fd.get());
+  return numbers;
+}
 
 absl::StatusOr<std::shared_ptr<monitor::Client>> LeanRuntime::Connect() {
   return monitor::Client::Open(
@@ -259,7 +103,8 @@ absl::StatusOr<std::shared_ptr<monitor::Client>> LeanRuntime::Connect() {
       });
 }
 
-absl::StatusOr<monitor::Answer> LeanRuntime::Call(const monitor::Request& request, std::span<const int> fds) {
+absl::StatusOr<monitor::Answer> LeanRuntime::Call(const monitor::Request& request, std::span<const int> fds,
+                                                  milliseconds timeout) {
   const auto deadline = steady_clock::now() + kMonitorPatience;
   while (true) {
     std::shared_ptr<monitor::Client> client;
@@ -269,7 +114,7 @@ absl::StatusOr<monitor::Answer> LeanRuntime::Call(const monitor::Request& reques
       if (closing_ || !client_) return absl::UnavailableError("the monitor is gone");
       client = client_;
     }
-    absl::StatusOr<monitor::Answer> answer = client->Call(request, fds);
+    absl::StatusOr<monitor::Answer> answer = client->Call(request, fds, timeout);
     if (answer.ok() || !client->lost() || request.operation_case() == monitor::Request::kExec ||
         request.operation_case() == monitor::Request::kCreate || steady_clock::now() > deadline)
       return answer;
@@ -410,7 +255,8 @@ void LeanRuntime::Finish(const monitor::Exit& exit) {
 absl::StatusOr<Sandbox> LeanRuntime::MakeNamespaces(const std::string& id, bool net, bool ipc, bool uts,
                                                     bool pid,
                                                     const std::map<std::string, std::string>& sysctls,
-                                                    const IdMappings& uids, const IdMappings& gids) {
+                                                    const IdMappings& uids, const IdMappings& gids,
+                                                    uint32_t owner_uid) {
   monitor::Request request;
   monitor::CreateNamespaces* make = request.mutable_create_namespaces();
   make->set_id(id);
@@ -418,6 +264,7 @@ absl::StatusOr<Sandbox> LeanRuntime::MakeNamespaces(const std::string& id, bool 
   make->set_ipc(ipc);
   make->set_uts(uts);
   make->set_pid(pid);
+  make->set_owner_uid(owner_uid);
   for (const auto& [key, value] : sysctls) (*make->mutable_sysctls())[key] = value;
   for (auto [from, to] :
        {std::pair{&uids, make->mutable_uid_mappings()}, {&gids, make->mutable_gid_mappings()}})
@@ -437,23 +284,6 @@ absl::StatusOr<Sandbox> LeanRuntime::MakeNamespaces(const std::string& id, bool 
        {std::pair{net, &made.net}, {ipc, &made.ipc}, {uts, &made.uts}, {pid, &made.pid}, {user, &made.user}})
     if (asked) *fd = std::move(answer.fds[next++]);
   return made;
-}
-
-absl::StatusOr<SpareSandbox> LeanRuntime::MakeSpare() {
-  ASSIGN_OR_RETURN(Sandbox made, MakeNamespaces(NewId(), true, true, true, false, {}, {}, {}));
-  SpareSandbox spare;
-  spare.pins = NewId();
-  RETURN_IF_ERROR(Pin(spare.pins, made, {}));
-  absl::Cleanup undo = [&] { pins_->Remove(spare.pins); };
-  ASSIGN_OR_RETURN(spare.shm, pins_->Shm(spare.pins));
-  spare.net = std::move(made.net);
-  spare.ipc = std::move(made.ipc);
-  spare.uts = std::move(made.uts);
-  // A failure here shows where it matters: Attach makes what is missing, or tells why it can't.
-  if (absl::StatusOr<std::string> token = network_->Prepare(spare.net.get()); token.ok())
-    spare.token = *std::move(token);
-  std::move(undo).Cancel();
-  return spare;
 }
 
 // A namespace lives while a mount holds it (namespaces(7)): also when every process of ours has died.
@@ -483,11 +313,19 @@ absl::StatusOr<SandboxInfo> LeanRuntime::CreateSandbox(const SandboxSpec& spec) 
   };
   bool fresh = spec.host_network || spec.host_ipc || spec.shared_pid || !spec.sysctls.empty() ||
                !spec.uid_mappings.empty();
+  SpareKind kind{spec.own_users && spec.uid_mappings.empty(), spec.zygote_id};
+  SandboxInfo info;
+  absl::Cleanup free_ids = [&] {
+    if (!info.uid_mappings.empty()) ranges_.Free(info.uid_mappings[0].host_id);
+  };
+  IdMappings uids = spec.uid_mappings, gids = spec.gid_mappings;
   if (!fresh) {
-    SpareSandbox spare;
-    if (!spares_ || !spares_->Take(spare)) {
-      ASSIGN_OR_RETURN(spare, MakeSpare());
-    }
+    ASSIGN_OR_RETURN(SpareSandbox spare, TakeSpare(kind));
+    if (kind.own_users) info.uid_mappings = info.gid_mappings = {{0, spare.first_id, IdRanges::kSize}};
+    info.owner_uid = spare.owner_uid;
+    sandbox->user = std::move(spare.user);
+    sandbox->parked = std::move(spare.parked);
+    if (!sandbox->parked.empty()) sandbox->parked_zygote = spec.zygote_id;
     sandbox->net = std::move(spare.net);
     sandbox->ipc = std::move(spare.ipc);
     sandbox->uts = std::move(spare.uts);
@@ -499,15 +337,22 @@ absl::StatusOr<SandboxInfo> LeanRuntime::CreateSandbox(const SandboxSpec& spec) 
     }
   } else if (!spec.host_network || !spec.host_ipc || spec.shared_pid) {
     bool net = !spec.host_network, ipc = !spec.host_ipc;
-    ASSIGN_OR_RETURN(*sandbox, MakeNamespaces(spec.id, net, ipc, net, spec.shared_pid, spec.sysctls,
-                                              spec.uid_mappings, spec.gid_mappings));
+    if (kind.own_users) {
+      ASSIGN_OR_RETURN(uint32_t first, ranges_.Take());
+      uids = gids = info.uid_mappings = info.gid_mappings = {{0, first, IdRanges::kSize}};
+      std::lock_guard lock(pools_mutex_);
+      if (auto owner = zygote_owners_.find(spec.zygote_id); owner != zygote_owners_.end())
+        info.owner_uid = owner->second;
+    }
+    ASSIGN_OR_RETURN(*sandbox, MakeNamespaces(spec.id, net, ipc, net, spec.shared_pid, spec.sysctls, uids, gids,
+                                              info.owner_uid));
   }
   absl::Cleanup undo = [&] {
     Unpin(spec.id);
     if (spec.shared_pid) Forget(spec.id).IgnoreError();
+    if (!sandbox->parked.empty()) Forget(sandbox->parked).IgnoreError();
   };
-  if (fresh) RETURN_IF_ERROR(Pin(spec.id, *sandbox, {RootOf(spec.uid_mappings), RootOf(spec.gid_mappings)}));
-  SandboxInfo info;
+  if (fresh) RETURN_IF_ERROR(Pin(spec.id, *sandbox, {RootOf(uids), RootOf(gids)}));
   if (sandbox->net.valid()) info.netns_path = NsDir(spec.id) + "/net";
   if (spec.network && sandbox->net.valid() && network_->NeedsPath()) {
     RETURN_IF_ERROR(MakeDirs(NsDir(spec.id), 0711));
@@ -521,6 +366,7 @@ absl::StatusOr<SandboxInfo> LeanRuntime::CreateSandbox(const SandboxSpec& spec) 
     token.clear();
   }
   std::move(undo).Cancel();
+  std::move(free_ids).Cancel();
   std::unique_lock lock(mutex_);
   sandboxes_[spec.id] = std::move(sandbox);
   return info;
@@ -528,7 +374,14 @@ absl::StatusOr<SandboxInfo> LeanRuntime::CreateSandbox(const SandboxSpec& spec) 
 
 absl::Status LeanRuntime::StopSandbox(const SandboxSpec& spec, const SandboxInfo& info) {
   // It leaves the table last of all, and Recover puts in it whatever was recorded.
-  if (!FindSandbox(spec.id).ok()) return absl::OkStatus();
+  absl::StatusOr<std::shared_ptr<Sandbox>> found = FindSandbox(spec.id);
+  if (!found.ok()) return absl::OkStatus();
+  std::string parked;
+  {
+    std::unique_lock lock(mutex_);
+    parked = std::exchange((*found)->parked, "");
+  }
+  if (!parked.empty()) RETURN_IF_ERROR(Forget(parked));
   std::vector<std::shared_ptr<Container>> inside;
   {
     std::shared_lock lock(mutex_);
@@ -550,7 +403,9 @@ absl::Status LeanRuntime::StopSandbox(const SandboxSpec& spec, const SandboxInfo
 }
 
 absl::Status LeanRuntime::RemoveSandbox(const SandboxSpec& spec, const SandboxInfo& info) {
-  return StopSandbox(spec, info);
+  RETURN_IF_ERROR(StopSandbox(spec, info));
+  if (!info.uid_mappings.empty()) ranges_.Free(info.uid_mappings[0].host_id);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<SandboxNamespaces> LeanRuntime::NamespacesOf(const ContainerSpec& spec) const {
@@ -610,19 +465,45 @@ absl::StatusOr<Fd> LeanRuntime::OpenLog(const std::string& path) const {
 }
 
 absl::StatusOr<ContainerInfo> LeanRuntime::CreateContainer(const ContainerSpec& spec) {
-  absl::StatusOr<ContainerInfo> made = Build(spec);
+  if (!spec.fork) return BuildPlain(spec);
+  absl::StatusOr<ContainerInfo> forked = Build(spec, &*spec.fork);
+  switch (forked.status().code()) {
+    case absl::StatusCode::kAborted:
+    case absl::StatusCode::kDeadlineExceeded:
+    case absl::StatusCode::kResourceExhausted:
+    case absl::StatusCode::kUnavailable:
+      break;
+    default:
+      return forked;
+  }
+  absl::StatusOr<ContainerInfo> plain = BuildPlain(spec);
+  if (plain.ok()) plain->not_forked = std::string(forked.status().message());
+  return plain;
+}
+
+absl::StatusOr<ContainerInfo> LeanRuntime::BuildPlain(const ContainerSpec& spec) {
+  absl::StatusOr<ContainerInfo> made = Build(spec, nullptr);
   // A monitor that dies takes the mounts with it that it was sent: they are prepared anew for the next one.
-  for (int attempt = 1; absl::IsUnavailable(made.status()) && attempt < 5; ++attempt) made = Build(spec);
+  for (int attempt = 1; absl::IsUnavailable(made.status()) && attempt < 5; ++attempt)
+    made = Build(spec, nullptr);
   if (ErrnoOf(made.status()) != ELOOP) return made;
   ContainerSpec apart = spec;
   for (oci::Mount& mount : apart.spec.mounts) mount.options.push_back(kCloneApart);
-  return Build(apart);
+  return Build(apart, nullptr);
 }
 
-absl::StatusOr<ContainerInfo> LeanRuntime::Build(const ContainerSpec& spec) {
+absl::StatusOr<ContainerInfo> LeanRuntime::Build(const ContainerSpec& spec, const ForkRequest* fork) {
   RETURN_IF_ERROR(CheckId(spec.id, "container id"));
   auto begin = steady_clock::now();
-  ASSIGN_OR_RETURN(SandboxNamespaces namespaces, NamespacesOf(spec));
+  SandboxNamespaces namespaces;
+  if (spec.zygote) {
+    ASSIGN_OR_RETURN(Sandbox own, MakeNamespaces(NewId(), true, true, true, false, {}, {}, {}));
+    namespaces.net = std::move(own.net);
+    namespaces.ipc = std::move(own.ipc);
+    namespaces.uts = std::move(own.uts);
+  } else {
+    ASSIGN_OR_RETURN(namespaces, NamespacesOf(spec));
+  }
   RETURN_IF_ERROR(MapMounts(spec, namespaces));
   Fd log;
   if (!spec.log_path.empty()) {
@@ -644,6 +525,7 @@ absl::StatusOr<ContainerInfo> LeanRuntime::Build(const ContainerSpec& spec) {
   container->sandbox_id = spec.sandbox_id;
   container->cgroup_path = cgroup;
   container->log_path = spec.log_path;
+  if (fork != nullptr) AsAfterExec(prepared.plan);
   container->plan = prepared.plan;
   container->prepare_ms = Since(begin);
   begin = steady_clock::now();
@@ -655,10 +537,15 @@ absl::StatusOr<ContainerInfo> LeanRuntime::Build(const ContainerSpec& spec) {
   create->set_plan(prepared.plan.SerializeAsString());
   create->set_has_log(log.valid());
   create->set_stdin_open(spec.stdin_open);
+  create->set_zygote(spec.zygote);
+  if (fork != nullptr) {
+    ASSIGN_OR_RETURN(*create->mutable_fork(), ToFork(spec, *fork, prepared.plan));
+  }
   std::vector<int> fds = Numbers(prepared.fds);
   if (log.valid()) fds.push_back(log.get());
   absl::Cleanup forget = [&] { Forget(spec.id).IgnoreError(); };
-  absl::StatusOr<monitor::Answer> answer = Call(request, fds);
+  absl::StatusOr<monitor::Answer> answer =
+      Call(request, fds, fork != nullptr ? kForkPatience : milliseconds(0));
   if (!answer.ok()) {
     if (auto stats = cgroups_->Stats(cgroup); stats.ok() && stats->oom_kills > 0)
       return absl::ResourceExhaustedError("memory_limit is too small even to build the container");
@@ -666,7 +553,13 @@ absl::StatusOr<ContainerInfo> LeanRuntime::Build(const ContainerSpec& spec) {
   }
   ASSIGN_OR_RETURN(container->process, OpenPid(answer->reply.pid()));
   container->build_ms = Since(begin);
-  ContainerInfo info{container->process.pid, prepared.user};
+  ContainerInfo info{container->process.pid, prepared.user, fork != nullptr, ""};
+  if (fork != nullptr) {
+    // What else a Zygote's process may have brought with it into the container's cgroup.
+    ASSIGN_OR_RETURN(std::vector<pid_t> inside, cgroups_->Pids(cgroup));
+    if (inside != std::vector<pid_t>{info.pid})
+      return absl::AbortedError(Cat("the forked container's cgroup holds ", inside.size(), " processes"));
+  }
   {
     std::unique_lock lock(mutex_);
     containers_[spec.id] = std::move(container);
@@ -882,6 +775,7 @@ absl::StatusOr<std::map<std::string, ContainerState>> LeanRuntime::Recover(const
   for (const Known::Sandbox& one : known.sandboxes) {
     ours.insert(one.spec.id);
     auto sandbox = std::make_shared<Sandbox>();
+    if (!one.info.uid_mappings.empty()) ranges_.Keep(one.info.uid_mappings[0].host_id);
     for (auto [kind, fd] : {std::pair{"net", &sandbox->net},
                             {"ipc", &sandbox->ipc},
                             {"uts", &sandbox->uts},
@@ -964,16 +858,10 @@ absl::StatusOr<std::map<std::string, ContainerState>> LeanRuntime::Recover(const
     if (client_) client_->Deliver();
   }
   // Nothing is wired ahead before what lives has been adopted.
-  spares_ = std::make_unique<SparePool>(
-      options_.spare_sandboxes, [this] { return MakeSpare(); },
-      [this](SpareSandbox spare) {
-        if (!spare.token.empty()) network_->Unprepare(spare.token);
-        pins_->Remove(spare.pins);
-      });
+  StartPool({}, options_.spare_sandboxes);
+  StartPool({.own_users = true}, options_.spare_sandboxes);
   return states;
 }
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Open(
     RuntimeOptions options, std::function<void(const std::string& id, const ExitInfo&)> on_exit) {

@@ -16,6 +16,7 @@
 #include "oci/image_store.h"
 #include "oci/runtime_spec.h"
 #include "runtime/base/fd.h"
+#include "runtime/base/fields.h"
 #include "runtime/cgroup/cgroup.h"
 #include "runtime/network/pod_network.h"
 
@@ -28,11 +29,15 @@ struct SandboxSpec {
   std::vector<oci::IdMapping> uid_mappings, gid_mappings;  // not empty: a user namespace
   std::map<std::string, std::string> sysctls;  // INVALID_ARGUMENT: not namespaced, or of a host namespace
   std::optional<PodNetworkRequest> network;    // absent: host network
+  bool own_users = false;   // a user namespace with ids that the runtime chooses, where no mappings are given
+  std::string zygote_id;    // own_users: a process of this Zygote's may enter it, and one is parked in it
 };
 
 struct SandboxInfo {
   PodNetworkResult network;
   std::string netns_path;  // empty with host network; a file is there with CNI, whose plugins look for it
+  std::vector<oci::IdMapping> uid_mappings, gid_mappings;  // with own_users: those that were chosen
+  uint32_t owner_uid = 0;  // own_users: the host's user whose processes may enter the user namespace
 };
 
 // The user as the CRI states it; resolved against the container's own /etc/passwd and /etc/group.
@@ -46,6 +51,12 @@ struct UserRequest {
 // The source of a bind mount that stands for the sandbox's own /dev/shm.
 inline constexpr char kSandboxShm[] = "sandbox:shm";
 
+// A container's first process is forked from a Zygote that runs.
+struct ForkRequest {
+  std::string zygote_id;
+  Fields program{"become"};  // mode, target, argument, option, arg: zygote/protocol.md
+};
+
 struct ContainerSpec {
   std::string id, sandbox_id;
   oci::Spec spec;  // process.user is filled in from `user`; cgroups_path is set
@@ -55,6 +66,10 @@ struct ContainerSpec {
   bool stdin_open = false, stdin_once = false;
   std::string target_pid_container;  // NamespaceMode TARGET: join that container's PID namespace
   bool host_network = false, host_ipc = false, host_pid = false, shared_pid = false;
+  std::optional<ForkRequest> fork;  // where it fails the plain way is taken
+  // A Zygote: in no sandbox but fresh, empty namespaces, and in the monitor's PID namespace; its image's files
+  // lose setuid bits, file capabilities and device nodes. CallZygote speaks with it once it is started.
+  bool zygote = false;
 };
 
 struct ExitInfo {
@@ -68,6 +83,8 @@ struct ExitInfo {
 struct ContainerInfo {
   pid_t pid = 0;
   oci::User user;  // as resolved
+  bool forked = false;
+  std::string not_forked;  // with ContainerSpec::fork: why the plain way was taken
 };
 
 enum class ProcessState { kCreated, kRunning, kExited, kGone };
@@ -141,6 +158,13 @@ class Runtime {
   virtual absl::Status ReopenLog(const std::string& id) = 0;
   virtual absl::StatusOr<CgroupStats> Stats(const std::string& id) const = 0;
   virtual absl::StatusOr<std::vector<InterfaceStats>> NetworkStats(const std::string& sandbox_id) const = 0;
+
+  // One request of zygote/protocol.md. ABORTED: the Zygote failed or is gone; DEADLINE_EXCEEDED.
+  virtual absl::StatusOr<Fields> CallZygote(const std::string& id, const Fields& request,
+                                            std::chrono::milliseconds timeout) = 0;
+  // So many sandboxes are kept ready in each of which a process of the Zygote's is parked, and which belong to
+  // its host user. 0: none any more; also when the Zygote has ended.
+  virtual absl::Status KeepParked(const std::string& zygote_id, uint32_t owner_uid, int count) = 0;
 
   virtual PodNetwork& network() = 0;
   virtual CgroupManager& cgroups() = 0;

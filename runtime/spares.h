@@ -2,6 +2,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <mutex>
@@ -14,7 +15,10 @@
 namespace sock::runtime {
 
 struct SpareSandbox {
-  Fd net, ipc, uts, shm;
+  Fd user, net, ipc, uts, shm;  // `user` where it has a user namespace
+  uint32_t first_id = 0;        // of that: IdRanges
+  uint32_t owner_uid = 0;       // of that
+  std::string parked;           // the process that waits in it
   std::string token;  // of PodNetwork::Prepare
   std::string pins;   // the name under which Pins holds them
 };
@@ -27,13 +31,17 @@ class SparePool {
   ~SparePool();
   // A ready spare, or false where there is none: the caller makes one itself.
   bool Take(SpareSandbox& spare);
+  size_t ready() const {
+    std::lock_guard lock(mutex_);
+    return ready_.size();
+  }
 
  private:
   void Fill();
   size_t size_;
   std::function<absl::StatusOr<SpareSandbox>()> make_;
   std::function<void(SpareSandbox)> discard_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<SpareSandbox> ready_;
   bool closing_ = false;

@@ -228,6 +228,7 @@ absl::StatusOr<PreparedPlan> PrepareContainer(const ContainerSpec& spec, const S
   ASSIGN_OR_RETURN(ResolvedUser user, ResolveUser(root.get(), spec.user));
   plan.set_root(Keep(prepared, std::move(root)));
   plan.set_root_readonly(spec.spec.root_readonly);
+  plan.set_root_nosuid(spec.zygote);
 
   plan.set_clone_flags(CLONE_NEWNS);
   plan.set_new_cgroup_ns(true);

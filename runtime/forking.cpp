@@ -1,0 +1,169 @@
+#include "absl/cleanup/cleanup.h"
+#include "runtime/base/ids.h"
+#include "runtime/lean_runtime.h"
+
+namespace sock::runtime {
+namespace {
+
+std::string Hex(std::string_view bytes) {
+  std::string text;
+  for (const char byte : bytes) text += fmt::format("{:02x}", static_cast<unsigned char>(byte));
+  return text;
+}
+
+// user_namespaces(7): what the host calls `id` of the namespace.
+absl::StatusOr<uint32_t> OnHost(const IdMappings& mappings, uint32_t id) {
+  for (const oci::IdMapping& one : mappings)
+    if (id >= one.container_id && id - one.container_id < one.size) return one.host_id + (id - one.container_id);
+  return absl::InvalidArgumentError(Cat("id ", id, " is not mapped in the pod's user namespace"));
+}
+
+}  // namespace
+
+void AsAfterExec(Plan& plan) {
+  const uint64_t permitted = plan.uid() == 0
+                                 ? plan.cap_bounding() | plan.cap_inheritable() | plan.cap_ambient()
+                                 : plan.cap_ambient();
+  plan.set_cap_permitted(permitted);
+  plan.set_cap_effective(permitted);
+}
+
+absl::StatusOr<monitor::Fork> LeanRuntime::ToFork(const ContainerSpec& spec, const ForkRequest& fork,
+                                                  const Plan& plan) {
+  monitor::Fork out;
+  out.set_zygote_id(fork.zygote_id);
+  out.set_parked_id(TakeParked(spec.sandbox_id, fork.zygote_id));
+  const IdMappings &uids = spec.spec.uid_mappings, &gids = spec.spec.gid_mappings;
+  ASSIGN_OR_RETURN(uint32_t uid, OnHost(uids, plan.uid()));
+  ASSIGN_OR_RETURN(uint32_t gid, OnHost(gids, plan.gid()));
+  out.set_host_uid(uid);
+  out.set_host_gid(gid);
+  Fields become("become");
+  become.Add("uid", plan.uid()).Add("gid", plan.gid()).Add("umask", plan.umask());
+  for (uint32_t group : plan.groups()) {
+    ASSIGN_OR_RETURN(uint32_t host, OnHost(gids, group));
+    out.add_host_groups(host);
+    become.Add("group", group);
+  }
+  for (auto [name, set] : {std::pair{"cap_bounding", plan.cap_bounding()},
+                           {"cap_permitted", plan.cap_permitted()},
+                           {"cap_effective", plan.cap_effective()},
+                           {"cap_inheritable", plan.cap_inheritable()},
+                           {"cap_ambient", plan.cap_ambient()}})
+    become.Add(name, fmt::format("{:016x}", set));
+  if (plan.no_new_privileges()) become.Add("no_new_privs", 1);
+  if (!plan.seccomp().empty())
+    become.Add("seccomp", Hex(plan.seccomp())).Add("seccomp_flags", plan.seccomp_flags());
+  become.Add("cwd", plan.cwd());
+  for (const std::string& variable : plan.env()) become.Add("env", variable);
+  for (const auto& [name, value] : fork.program.list())
+    if (name != "op") become.Add(name, value);
+  ASSIGN_OR_RETURN(*out.mutable_become(), become.Serialize());
+  return out;
+}
+
+// Once the process that waits in the sandbox is not the one that is wanted, it ends.
+std::string LeanRuntime::TakeParked(const std::string& sandbox_id, const std::string& zygote_id) {
+  absl::StatusOr<std::shared_ptr<Sandbox>> sandbox = FindSandbox(sandbox_id);
+  if (!sandbox.ok()) return "";
+  std::string parked, of;
+  {
+    std::unique_lock lock(mutex_);
+    parked = std::exchange((*sandbox)->parked, "");
+    of = (*sandbox)->parked_zygote;
+  }
+  if (parked.empty() || of == zygote_id) return parked;
+  Forget(parked).IgnoreError();
+  return "";
+}
+
+absl::StatusOr<Fields> LeanRuntime::CallZygote(const std::string& id, const Fields& request,
+                                               milliseconds timeout) {
+  monitor::Request call;
+  call.mutable_call_zygote()->set_id(id);
+  ASSIGN_OR_RETURN(*call.mutable_call_zygote()->mutable_fields(), request.Serialize());
+  ASSIGN_OR_RETURN(monitor::Answer answer, Call(call, {}, timeout));
+  return Fields::Parse(answer.reply.fields());
+}
+
+absl::StatusOr<SpareSandbox> LeanRuntime::MakeSpare(const SpareKind& kind) {
+  SpareSandbox spare;
+  spare.owner_uid = kind.owner_uid;
+  IdMappings ids;
+  absl::Cleanup undo = [&] { DiscardSpare(std::move(spare)); };
+  if (kind.own_users) {
+    ASSIGN_OR_RETURN(spare.first_id, ranges_.Take());
+    ids = {{0, spare.first_id, IdRanges::kSize}};
+  }
+  ASSIGN_OR_RETURN(Sandbox made, MakeNamespaces(NewId(), true, true, true, false, {}, ids, ids, kind.owner_uid));
+  const std::string pins = NewId();
+  RETURN_IF_ERROR(Pin(pins, made, {spare.first_id, spare.first_id}));
+  spare.pins = pins;
+  ASSIGN_OR_RETURN(spare.shm, pins_->Shm(spare.pins));
+  spare.user = std::move(made.user);
+  spare.net = std::move(made.net);
+  spare.ipc = std::move(made.ipc);
+  spare.uts = std::move(made.uts);
+  // A failure here shows where it matters: Attach makes what is missing, or tells why it can't.
+  if (absl::StatusOr<std::string> token = network_->Prepare(spare.net.get()); token.ok())
+    spare.token = *std::move(token);
+  if (!kind.zygote_id.empty()) {
+    monitor::Request park;
+    const std::string id = NewId();
+    park.mutable_park()->set_id(id);
+    park.mutable_park()->set_zygote_id(kind.zygote_id);
+    const int fds[] = {spare.user.get(), spare.net.get(), spare.ipc.get(), spare.uts.get()};
+    absl::StatusOr<monitor::Answer> parked = Call(park, fds, kForkPatience);
+    // Without one the sandbox serves as well: the process is forked when it is asked for.
+    if (parked.ok()) spare.parked = id;
+    else Forget(id).IgnoreError();
+  }
+  std::move(undo).Cancel();
+  return spare;
+}
+
+void LeanRuntime::DiscardSpare(SpareSandbox spare) {
+  if (!spare.parked.empty()) Forget(spare.parked).IgnoreError();
+  if (!spare.token.empty()) network_->Unprepare(spare.token);
+  if (!spare.pins.empty()) pins_->Remove(spare.pins);
+  if (spare.first_id != 0) ranges_.Free(spare.first_id);
+}
+
+absl::StatusOr<SpareSandbox> LeanRuntime::TakeSpare(const SpareKind& kind) {
+  std::shared_ptr<SparePool> pool, blank;
+  SpareKind wanted = kind;
+  {
+    std::lock_guard lock(pools_mutex_);
+    if (auto owner = zygote_owners_.find(kind.zygote_id); owner != zygote_owners_.end())
+      wanted.owner_uid = owner->second;
+    else
+      wanted.zygote_id.clear();  // it has ended meanwhile
+    if (auto found = pools_.find(PoolOf(wanted)); found != pools_.end()) pool = found->second;
+  }
+  SpareSandbox spare;
+  if (pool && pool->Take(spare)) return spare;
+  return MakeSpare(wanted);
+}
+
+void LeanRuntime::StartPool(const SpareKind& kind, int size) {
+  auto pool = std::make_shared<SparePool>(
+      size, [this, kind] { return MakeSpare(kind); }, [this](SpareSandbox spare) { DiscardSpare(std::move(spare)); });
+  std::lock_guard lock(pools_mutex_);
+  pools_[PoolOf(kind)] = std::move(pool);
+}
+
+absl::Status LeanRuntime::KeepParked(const std::string& zygote_id, uint32_t owner_uid, int count) {
+  const SpareKind kind{true, zygote_id, owner_uid};
+  std::shared_ptr<SparePool> old;  // ends without the lock: its thread may be making one
+  {
+    std::lock_guard lock(pools_mutex_);
+    if (auto node = pools_.extract(PoolOf(kind))) old = std::move(node.mapped());
+    if (count > 0) zygote_owners_[zygote_id] = owner_uid;
+    else zygote_owners_.erase(zygote_id);
+  }
+  old.reset();
+  if (count > 0) StartPool(kind, count);
+  return absl::OkStatus();
+}
+
+}  // namespace sock::runtime
