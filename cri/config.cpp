@@ -85,6 +85,8 @@ absl::StatusOr<Config> ParseConfig(const std::string& text) {
       {"cgroup_driver", To(c.cgroup_driver)},
       {"seccomp_profile_root", To(c.seccomp_profile_root)},
       {"spare_sandboxes", To(c.spare_sandboxes, 0, 1024)},
+      {"zygotes.parked", To(c.parked, 0, 1024)},
+      {"zygotes.cgroup_parent", To(c.zygote_cgroup)},
       {"parallel_downloads", To(c.parallel_downloads, 1, 64)},
       {"cni.conf_dir", To(c.cni_conf_dir)},
       {"cni.bin_dirs", To(c.cni_bin_dirs)},

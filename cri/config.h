@@ -14,6 +14,8 @@ struct Config {
   std::string cgroup_driver = "cgroupfs";  // or "systemd"
   std::string seccomp_profile_root = "/var/lib/kubelet/seccomp";
   int spare_sandboxes = 8;
+  int parked = 4;  // sandboxes with a process parked that are kept ready of each Zygote
+  std::string zygote_cgroup = "/cri-sock-zygotes";
   int parallel_downloads = 3;
   std::string cni_conf_dir = "/etc/cni/net.d";
   std::vector<std::string> cni_bin_dirs{"/opt/cni/bin", "/usr/lib/cni"};

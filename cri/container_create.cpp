@@ -1,11 +1,15 @@
 #include <absl/cleanup/cleanup.h>
 #include <google/protobuf/util/message_differencer.h>
 
+#include <cctype>
+#include <set>
+
 #include "cri/convert.h"
 #include "cri/cri.h"
 #include "cri/snapshots.h"
 #include "runtime/base/ids.h"
 #include "runtime/base/text.h"
+#include "runtime/container/seccomp.h"
 
 namespace sock::cri {
 namespace {
@@ -21,6 +25,35 @@ absl::StatusOr<oci::Image> FindImage(const oci::ImageStore& images, const std::s
 
 }  // namespace
 
+namespace {
+
+// INVALID_ARGUMENT where something is asked for that only the node's user namespace has (capabilities(7)).
+absl::Status NeedsNode(const api::ContainerConfig& config) {
+  if (config.devices_size() > 0 || config.cdi_devices_size() > 0)
+    return absl::InvalidArgumentError("it has devices");
+  static const std::set<std::string> kNode = {
+      "ALL",       "AUDIT_CONTROL", "AUDIT_READ",   "BLOCK_SUSPEND", "BPF",        "CHECKPOINT_RESTORE",
+      "IPC_LOCK",  "LINUX_IMMUTABLE", "MAC_ADMIN",  "MAC_OVERRIDE",  "PERFMON",    "SYSLOG",
+      "SYS_BOOT",  "SYS_MODULE",    "SYS_NICE",     "SYS_PACCT",     "SYS_RAWIO",  "SYS_RESOURCE",
+      "SYS_TIME",  "SYS_TTY_CONFIG", "WAKE_ALARM"};
+  for (std::string name : config.linux().security_context().capabilities().add_capabilities()) {
+    for (char& c : name) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+    if (name.starts_with("CAP_")) name.erase(0, 4);
+    if (kNode.contains(name))
+      return absl::InvalidArgumentError(Cat("capability `", name, "` has no effect in another"));
+  }
+  return absl::OkStatus();
+}
+
+bool IsDefault(const oci::Seccomp& seccomp, const std::vector<std::string>& capabilities) {
+  oci::Spec one, other;
+  one.seccomp = seccomp;
+  other.seccomp = sock::runtime::DefaultSeccompProfile(capabilities);
+  return oci::ToJson(one) == oci::ToJson(other);
+}
+
+}  // namespace
+
 std::string VolumeSnapshot(const std::string& container, int number) {
   return Cat(container, ".volume", number);
 }
@@ -31,6 +64,108 @@ absl::Status RemoveSnapshots(oci::ImageStore& images, const std::string& contain
   for (const api::Mount& mount : config.mounts())
     if (mount.has_image()) RETURN_IF_ERROR(images.RemoveSnapshot(VolumeSnapshot(container, volumes++)));
   return images.RemoveSnapshot(container);
+}
+
+absl::Status Cri::MakeContainer(const SandboxRecord& pod, const api::ContainerConfig& given,
+                                const oci::Image& image, bool own_users, ContainerRecord& record) {
+  // Only the sandbox's own configuration counts: kubelet sends it again with every container.
+  const api::PodSandboxConfig pod_config = own_users ? pod.EffectiveConfig() : pod.config;
+  const bool host_ipc = pod_config.linux().security_context().namespace_options().ipc() == api::NODE;
+  api::ContainerConfig config = given;
+  const api::UserNamespace& userns =
+      pod_config.linux().security_context().namespace_options().userns_options();
+  if (own_users) {
+    RETURN_IF_ERROR(NeedsNode(config));
+    // As kubelet does for a pod that asks for a user namespace itself.
+    if (config.linux().security_context().has_namespace_options())
+      *config.mutable_linux()->mutable_security_context()->mutable_namespace_options()->mutable_userns_options() =
+          userns;
+    for (api::Mount& mount : *config.mutable_mounts()) {
+      if (mount.has_image() || mount.uidmappings_size() > 0) continue;
+      *mount.mutable_uidmappings() = userns.uids();
+      *mount.mutable_gidmappings() = userns.gids();
+    }
+  }
+  ConvertContext context;
+  context.resolv_conf = FilesDir(pod.id) + "/resolv.conf";
+  context.hosts = FilesDir(pod.id) + "/hosts";
+  context.hostname_file = FilesDir(pod.id) + "/hostname";
+  context.shm_dir = host_ipc ? "/dev/shm" : sock::runtime::kSandboxShm;
+  context.seccomp_profile_root = config_.seccomp_profile_root;
+  context.cgroup_path = record.cgroup_path = runtime_->cgroups().PathFor(pod.cgroup_parent, record.id);
+
+  ASSIGN_OR_RETURN(oci::Rootfs rootfs, images_->CreateSnapshot(record.id, image.id, RootId(userns.uids()),
+                                                               RootId(userns.gids())));
+  absl::Cleanup drop_snapshot = [&] { RemoveSnapshots(*images_, record.id, config).IgnoreError(); };
+  ASSIGN_OR_RETURN(sock::runtime::ContainerSpec spec,
+                   ToContainerSpec(record.id, pod.id, config, pod_config, image, rootfs, context));
+  // A snapshot keeps an image's layers while its volume is there, whatever becomes of the image's names.
+  int volumes = 0;
+  for (oci::Mount& mount : spec.spec.mounts) {
+    if (mount.type != "overlay") continue;
+    ASSIGN_OR_RETURN(oci::Image volume, FindImage(*images_, mount.source, "config.mounts[].image"));
+    ASSIGN_OR_RETURN(oci::Rootfs layers,
+                     images_->CreateSnapshot(VolumeSnapshot(record.id, volumes++), volume.id, 0, 0));
+    for (const std::string& layer : layers.lower_dirs) mount.options.push_back("lowerdir+=" + layer);
+  }
+  if (!spec.target_pid_container.empty()) {
+    ASSIGN_OR_RETURN_AS(ContainerPtr target, containers_.Find(spec.target_pid_container),
+                        "config.linux.security_context.namespace_options.target_id");
+    if (target->Get()->sandbox_id != pod.id) {
+      return absl::InvalidArgumentError("namespace_options.target_id is a container of another sandbox");
+    }
+    spec.target_pid_container = target->id;
+  }
+  record.log_path = spec.log_path;
+
+  zygote::Zygotes* zygotes = zygotes_;
+  const bool sock = pod.handler == kSockHandler && zygotes != nullptr;
+  bool required = false;
+  zygote::Choice choice;
+  if (sock) {
+    zygote::Wanted wanted;
+    ASSIGN_OR_RETURN(wanted.request,
+                     oci::ResolveAnnotations({pod.config.annotations().begin(), pod.config.annotations().end()},
+                                             config.metadata().name(), image));
+    required = wanted.request.mode == oci::ZygoteRequest::Mode::kRequired;
+    wanted.image = image;
+    wanted.args = spec.spec.process.args;
+    wanted.env = spec.spec.process.env;
+    wanted.cwd = spec.spec.process.cwd;
+    wanted.terminal = spec.spec.process.terminal;
+    if (spec.spec.seccomp &&
+        IsDefault(*spec.spec.seccomp, spec.spec.process.capabilities.bounding))
+      wanted.default_seccomp = spec.spec.seccomp;
+    wanted.trust_domain = pod.config.metadata().namespace_();
+    wanted.sandbox_owner = pod.info.owner_uid;
+    wanted.in_own_users = own_users;
+    wanted.pod = PodKind(pod.config);
+    ASSIGN_OR_RETURN(choice, zygotes->Choose(wanted));
+    if (!spec.spec.process.apparmor_profile.empty() && choice.fork) {
+      choice.fork.reset();
+      choice.reason = "it has an AppArmor profile, which only an exec puts on";
+    }
+    spec.fork = choice.fork;
+  }
+  if (required && !choice.fork)
+    return absl::FailedPreconditionError(Cat("zygote.cri-sock.io is `required`: ", choice.reason));
+
+  ASSIGN_OR_RETURN(sock::runtime::ContainerInfo info, runtime_->CreateContainer(spec));
+  absl::Cleanup drop_container = [&] { runtime_->RemoveContainer(record.id).IgnoreError(); };
+  if (choice.fork) {
+    zygotes->Tell(choice.key, info.not_forked);
+    choice.reason = info.not_forked;
+    if (required && !info.forked)
+      return absl::FailedPreconditionError(Cat("zygote.cri-sock.io is `required`: ", choice.reason));
+  }
+  record.zygote = choice.key;
+  record.not_forked = choice.reason;
+  record.user.set_uid(info.user.uid);
+  record.user.set_gid(info.user.gid);
+  for (uint32_t gid : info.user.additional_gids) record.user.add_supplemental_groups(gid);
+  std::move(drop_container).Cancel();
+  std::move(drop_snapshot).Cancel();
+  return absl::OkStatus();
 }
 
 absl::Status Cri::CreateContainer(const api::CreateContainerRequest& request,
@@ -73,48 +208,17 @@ absl::Status Cri::CreateContainer(const api::CreateContainerRequest& request,
   }
 
   record.id = NewId();
-  // Only the sandbox's own configuration counts: kubelet sends it again with every container.
-  const api::PodSandboxConfig& pod_config = pod->config;
-  const bool host_ipc = pod_config.linux().security_context().namespace_options().ipc() == api::NODE;
-  const api::UserNamespace& userns =
-      pod_config.linux().security_context().namespace_options().userns_options();
-  ConvertContext context;
-  context.resolv_conf = FilesDir(pod->id) + "/resolv.conf";
-  context.hosts = FilesDir(pod->id) + "/hosts";
-  context.hostname_file = FilesDir(pod->id) + "/hostname";
-  context.shm_dir = host_ipc ? "/dev/shm" : sock::runtime::kSandboxShm;
-  context.seccomp_profile_root = config_.seccomp_profile_root;
-  context.cgroup_path = record.cgroup_path = runtime_->cgroups().PathFor(pod->cgroup_parent, record.id);
-
-  ASSIGN_OR_RETURN(oci::Rootfs rootfs, images_->CreateSnapshot(record.id, image.id, RootId(userns.uids()),
-                                                               RootId(userns.gids())));
+  const bool own_users = !pod->info.uid_mappings.empty();
+  absl::Status made = MakeContainer(*pod, config, image, own_users, record);
+  if (own_users && absl::IsInvalidArgument(made)) {
+    // What its user namespace can't give it, the node's can; or both tell what is wrong with it.
+    const std::string reason = std::string(made.message());
+    made = MakeContainer(*pod, config, image, false, record);
+    if (made.ok()) record.not_forked = Cat("it runs in the node's user namespace: ", reason);
+  }
+  RETURN_IF_ERROR(made);
   absl::Cleanup drop_snapshot = [&] { RemoveSnapshots(*images_, record.id, config).IgnoreError(); };
-  ASSIGN_OR_RETURN(sock::runtime::ContainerSpec spec,
-                   ToContainerSpec(record.id, pod->id, config, pod_config, image, rootfs, context));
-  // A snapshot keeps an image's layers while its volume is there, whatever becomes of the image's names.
-  int volumes = 0;
-  for (oci::Mount& mount : spec.spec.mounts) {
-    if (mount.type != "overlay") continue;
-    ASSIGN_OR_RETURN(oci::Image volume, FindImage(*images_, mount.source, "config.mounts[].image"));
-    ASSIGN_OR_RETURN(oci::Rootfs layers,
-                     images_->CreateSnapshot(VolumeSnapshot(record.id, volumes++), volume.id, 0, 0));
-    for (const std::string& layer : layers.lower_dirs) mount.options.push_back("lowerdir+=" + layer);
-  }
-  if (!spec.target_pid_container.empty()) {
-    ASSIGN_OR_RETURN_AS(ContainerPtr target, containers_.Find(spec.target_pid_container),
-                        "config.linux.security_context.namespace_options.target_id");
-    if (target->Get()->sandbox_id != pod->id) {
-      return absl::InvalidArgumentError("namespace_options.target_id is a container of another sandbox");
-    }
-    spec.target_pid_container = target->id;
-  }
-  record.log_path = spec.log_path;
-
-  ASSIGN_OR_RETURN(sock::runtime::ContainerInfo info, runtime_->CreateContainer(spec));
   absl::Cleanup drop_container = [&] { runtime_->RemoveContainer(record.id).IgnoreError(); };
-  record.user.set_uid(info.user.uid);
-  record.user.set_gid(info.user.gid);
-  for (uint32_t gid : info.user.additional_gids) record.user.add_supplemental_groups(gid);
   record.created_at = NowNs();
   ASSIGN_OR_RETURN(ContainerPtr added, containers_.Add(record));
   std::move(drop_container).Cancel();

@@ -45,6 +45,9 @@ absl::Status Cri::ContainerStatus(const api::ContainerStatusRequest& request,
     if (auto pid = info.find("pid"); pid != info.end()) *pid = std::stoll(pid->get<std::string>());
     info["sandboxID"] = record->sandbox_id;
     info["cgroup"] = record->cgroup_path;
+    info["forked"] = !record->zygote.empty() && record->not_forked.empty();
+    if (!record->zygote.empty()) info["zygote"] = record->zygote;
+    if (!record->not_forked.empty()) info["notForked"] = record->not_forked;
     (*response->mutable_info())["info"] = info.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   }
   return absl::OkStatus();

@@ -26,6 +26,7 @@ absl::Status Cri::RecordExit(Container& container, const sock::runtime::ExitInfo
 }
 
 void Cri::OnExit(const std::string& id, const sock::runtime::ExitInfo& exit) {
+  if (zygote::Zygotes* zygotes = zygotes_; zygotes != nullptr && zygotes->OnExit(id)) return;
   auto found = containers_.Find(id);
   if (found.ok()) RecordExit(**found, exit).IgnoreError();
 }

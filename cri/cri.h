@@ -2,6 +2,7 @@
 // its group. Every method may be called from any thread. Errors are the codes that the CRI's client sees.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -15,6 +16,7 @@
 #include "cri/store.h"
 #include "oci/image_store.h"
 #include "runtime/runtime.h"
+#include "zygote/zygotes.h"
 
 namespace sock::cri {
 
@@ -45,6 +47,8 @@ class Cri {
     runtime_ = runtime;
     images_ = images;
   }
+  // From the end of Recover until null is given.
+  void UseZygotes(zygote::Zygotes* zygotes) { zygotes_ = zygotes; }
 
   // Loads the records, has the runtime adopt what lives, removes what nobody owns. What could not be mended
   // without being fatal is told in `warnings`.
@@ -111,6 +115,10 @@ class Cri {
   void Emit(api::ContainerEventType type, const std::string& id, const std::string& sandbox_id);
   // Records an exit once; later ones change nothing.
   absl::Status RecordExit(Container& container, const sock::runtime::ExitInfo& exit);
+  // What CreateContainer makes once the names are reserved. With `own_users` in the sandbox's own user
+  // namespace, where that is the runtime's choice, else in the node's.
+  absl::Status MakeContainer(const SandboxRecord& pod, const api::ContainerConfig& config,
+                             const oci::Image& image, bool own_users, ContainerRecord& record);
   std::vector<ContainerPtr> ContainersOf(const std::string& sandbox_id) const;
   // Both with the sandbox's op held exclusively.
   absl::Status StopSandboxLocked(Sandbox& sandbox);
@@ -130,6 +138,7 @@ class Cri {
   std::map<std::string, UsageSample> usage_;  // by container
   sock::runtime::Runtime* runtime_ = nullptr;
   oci::ImageStore* images_ = nullptr;
+  std::atomic<zygote::Zygotes*> zygotes_ = nullptr;
 };
 
 // Every pair of `selector` stands in `labels`.

@@ -13,6 +13,7 @@
 #include <mutex>
 #include <thread>
 
+#include "absl/cleanup/cleanup.h"
 #include "cri/cri.h"
 #include "cri/service.h"
 #include "runtime/base/path.h"
@@ -129,6 +130,14 @@ absl::Status Run(const Flags& flags, const sigset_t& ends) {
   absl::Status recovered = cri.Recover(warnings);
   for (const std::string& warning : warnings) spdlog::warn("recovery: {}", warning);
   if (!recovered.ok()) return sock::Annotate(recovered, "recover");
+
+  sock::zygote::ZygotesOptions zygote_options;
+  zygote_options.state_file = flags.state + "/zygotes.json";
+  zygote_options.parked = config.parked;
+  zygote_options.cgroup_parent = config.zygote_cgroup;
+  sock::zygote::Zygotes zygotes(zygote_options, runtime.get(), images.get());
+  cri.UseZygotes(&zygotes);
+  absl::Cleanup no_zygotes = [&] { cri.UseZygotes(nullptr); };
 
   std::jthread sampler([&cri](std::stop_token stop) {
     std::mutex mutex;

@@ -27,7 +27,7 @@ absl::Status Cri::PodSandboxStatus(const api::PodSandboxStatusRequest& request,
   *status->mutable_annotations() = config.annotations();
   status->set_runtime_handler(record->handler);
   *status->mutable_linux()->mutable_namespaces()->mutable_options() =
-      config.linux().security_context().namespace_options();
+      record->EffectiveConfig().linux().security_context().namespace_options();
   status->mutable_network();
   if (record->state() == api::SANDBOX_READY) {
     const auto& ips = record->info.network.ips;
@@ -43,6 +43,7 @@ absl::Status Cri::PodSandboxStatus(const api::PodSandboxStatusRequest& request,
     nlohmann::json info = runtime_->Verbose(record->id);
     info["netns"] = record->info.netns_path;
     info["cgroup_parent"] = record->cgroup_parent;
+    if (!record->node_users.empty()) info["nodeUserNamespace"] = record->node_users;
     info["files"] = FilesDir(record->id);
     (*response->mutable_info())["info"] = info.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   }

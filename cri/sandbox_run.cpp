@@ -67,7 +67,33 @@ absl::Status CheckConfig(const api::PodSandboxConfig& config) {
   return absl::OkStatus();
 }
 
+// A user namespace is no part of these, or would take from them what they were given.
+std::string WhyNodeUsers(const sock::runtime::SandboxSpec& spec, const api::PodSandboxConfig& config) {
+  if (!spec.uid_mappings.empty()) return "it asks for mappings of its own";
+  if (config.linux().security_context().privileged()) return "it is privileged";
+  if (spec.host_network) return "it is in the node's network";
+  if (spec.host_pid) return "it is in the node's PID namespace";
+  if (spec.host_ipc) return "it is in the node's IPC namespace";
+  return "";
+}
+
 }  // namespace
+
+// What is of one pod alone is left out.
+std::string PodKind(const api::PodSandboxConfig& config) {
+  std::map<std::string, std::string> kept;
+  for (const auto* pairs : {&config.labels(), &config.annotations()})
+    for (const auto& [key, value] : *pairs)
+      if (!key.starts_with("io.kubernetes.pod.") && !key.starts_with("kubernetes.io/config.") &&
+          key != "statefulset.kubernetes.io/pod-name" && key != "apps.kubernetes.io/pod-index" &&
+          key != "batch.kubernetes.io/job-completion-index" &&
+          key != "batch.kubernetes.io/controller-uid" && key != "controller-uid" &&
+          key != "batch.kubernetes.io/job-name" && key != "job-name")
+        kept[key] = value;
+  std::string kind = config.metadata().namespace_();
+  for (const auto& [key, value] : kept) kind += Cat("\n", key, "=", value);
+  return kind;
+}
 
 absl::Status Cri::WriteSandboxFiles(const SandboxRecord& record) {
   const std::string dir = FilesDir(record.id);
@@ -100,7 +126,8 @@ absl::Status Cri::WriteSandboxFiles(const SandboxRecord& record) {
   RETURN_IF_ERROR(WriteFileAtomic(dir + "/resolv.conf", resolv, Durability::kProcess, 0644));
   RETURN_IF_ERROR(WriteFileAtomic(dir + "/hosts", hosts, Durability::kProcess, 0644));
   RETURN_IF_ERROR(WriteFileAtomic(dir + "/hostname", hostname + "\n", Durability::kProcess, 0644));
-  const auto& userns = config.linux().security_context().namespace_options().userns_options();
+  const api::PodSandboxConfig effective = record.EffectiveConfig();
+  const auto& userns = effective.linux().security_context().namespace_options().userns_options();
   const uint32_t uid = RootId(userns.uids()), gid = RootId(userns.gids());
   for (const char* name : {"/resolv.conf", "/hosts", "/hostname"}) {
     if (chown((dir + name).c_str(), uid, gid) != 0) return ErrnoStatus(errno, Cat("chown `", dir, name, "`"));
@@ -139,6 +166,12 @@ absl::Status Cri::RunPodSandbox(const api::RunPodSandboxRequest& request,
 
   record.id = NewId();
   ASSIGN_OR_RETURN(sock::runtime::SandboxSpec spec, ToSandboxSpec(record.id, record.config, ""));
+  if (record.handler == kSockHandler) {
+    record.node_users = WhyNodeUsers(spec, record.config);
+    spec.own_users = record.node_users.empty();
+    if (zygote::Zygotes* zygotes = zygotes_; zygotes != nullptr && spec.own_users)
+      spec.zygote_id = zygotes->Predict(PodKind(record.config));
+  }
   record.cgroup_parent = record.config.linux().cgroup_parent();
   if (record.cgroup_parent.empty()) record.cgroup_parent = "/cri-sock";
   // The directory that PathFor places containers in: expanded where the driver is systemd.

@@ -96,6 +96,27 @@ std::string SandboxRecord::Name() const {
   return Cat(m.name(), "/", m.namespace_(), "/", m.uid(), "/", m.attempt());
 }
 
+api::PodSandboxConfig SandboxRecord::EffectiveConfig() const {
+  api::PodSandboxConfig effective = config;
+  if (info.uid_mappings.empty()) return effective;
+  api::UserNamespace* users = effective.mutable_linux()
+                                  ->mutable_security_context()
+                                  ->mutable_namespace_options()
+                                  ->mutable_userns_options();
+  users->set_mode(api::POD);
+  for (auto [from, to] : {std::pair{&info.uid_mappings, users->mutable_uids()},
+                          {&info.gid_mappings, users->mutable_gids()}}) {
+    to->Clear();
+    for (const oci::IdMapping& one : *from) {
+      api::IDMapping* mapping = to->Add();
+      mapping->set_container_id(one.container_id);
+      mapping->set_host_id(one.host_id);
+      mapping->set_length(one.size);
+    }
+  }
+  return effective;
+}
+
 std::string ContainerRecord::Name() const {
   return Cat(sandbox_id, "/", config.metadata().name(), "/", config.metadata().attempt());
 }
@@ -117,6 +138,10 @@ std::string SandboxRecord::ToJson() const {
                   return bytes;
                 }())},
                {"cgroup_parent", cgroup_parent},
+               {"first_id", info.uid_mappings.empty() ? 0 : info.uid_mappings[0].host_id},
+               {"ids", info.uid_mappings.empty() ? 0 : info.uid_mappings[0].size},
+               {"owner_uid", info.owner_uid},
+               {"node_users", node_users},
                {"created_at", created_at},
                {"stopped_at", stopped_at}});
 }
@@ -136,6 +161,15 @@ absl::StatusOr<SandboxRecord> SandboxRecord::FromJson(const std::string& text) {
   in.Read("network_state", state);
   r.info.network.state = state.value();
   in.Read("cgroup_parent", r.cgroup_parent);
+  int64_t first_id = 0, ids = 0, owner = 0;
+  in.Read("first_id", first_id);
+  in.Read("ids", ids);
+  in.Read("owner_uid", owner);
+  in.Read("node_users", r.node_users);
+  if (ids > 0)
+    r.info.uid_mappings = r.info.gid_mappings = {
+        {0, static_cast<uint32_t>(first_id), static_cast<uint32_t>(ids)}};
+  r.info.owner_uid = static_cast<uint32_t>(owner);
   in.Read("created_at", r.created_at);
   in.Read("stopped_at", r.stopped_at);
   RETURN_IF_ERROR(in.status());
@@ -152,6 +186,8 @@ std::string ContainerRecord::ToJson() const {
                {"image_ref", image_ref},
                {"log_path", log_path},
                {"cgroup_path", cgroup_path},
+               {"zygote", zygote},
+               {"not_forked", not_forked},
                {"stop_signal", stop_signal},
                {"created_at", created_at},
                {"started_at", started_at},
@@ -173,6 +209,8 @@ absl::StatusOr<ContainerRecord> ContainerRecord::FromJson(const std::string& tex
   in.Read("image_ref", r.image_ref);
   in.Read("log_path", r.log_path);
   in.Read("cgroup_path", r.cgroup_path);
+  in.Read("zygote", r.zygote);
+  in.Read("not_forked", r.not_forked);
   in.Read("stop_signal", signal);
   in.Read("created_at", r.created_at);
   in.Read("started_at", r.started_at);

@@ -23,13 +23,22 @@ namespace api = ::runtime::v1;
 
 int64_t NowNs();
 
+// The handler of lean pods with Zygotes.
+inline constexpr char kSockHandler[] = "sock";
+
+// What pods of one kind have in common, as those of a Deployment: namespace, labels and annotations.
+std::string PodKind(const api::PodSandboxConfig& config);
+
 struct SandboxRecord {
   std::string id, handler;
   api::PodSandboxConfig config;
   sock::runtime::SandboxInfo info;
   std::string cgroup_parent;
+  std::string node_users;  // why a pod of handler `sock` has no user namespace of its own; else empty
   int64_t created_at = 0, stopped_at = 0;
 
+  // With the user namespace that the runtime chose for it, where it did.
+  api::PodSandboxConfig EffectiveConfig() const;
   api::PodSandboxState state() const { return stopped_at ? api::SANDBOX_NOTREADY : api::SANDBOX_READY; }
   // Equal for a retry of the same attempt.
   std::string Name() const;
@@ -42,6 +51,8 @@ struct ContainerRecord {
   api::ContainerConfig config;
   api::LinuxContainerUser user;
   std::string image_id, image_ref, log_path, cgroup_path;
+  std::string zygote;      // key of the Zygote that serves it or would; empty: none could
+  std::string not_forked;  // why it was not forked from that; empty where it was
   int stop_signal = 0;
   int64_t created_at = 0, started_at = 0, finished_at = 0;
   int exit_code = 0;

@@ -503,6 +503,7 @@ absl::StatusOr<ContainerInfo> LeanRuntime::Build(const ContainerSpec& spec, cons
     namespaces.uts = std::move(own.uts);
   } else {
     ASSIGN_OR_RETURN(namespaces, NamespacesOf(spec));
+    if (spec.spec.uid_mappings.empty()) namespaces.user.Reset();  // it runs in the node's
   }
   RETURN_IF_ERROR(MapMounts(spec, namespaces));
   Fd log;

@@ -1,0 +1,396 @@
+#include "zygote/zygotes.h"
+
+#include <algorithm>
+
+#include <openssl/sha.h>
+#include <spdlog/spdlog.h>
+
+#include <nlohmann/json.hpp>
+
+#include "absl/cleanup/cleanup.h"
+#include "runtime/base/atomic_file.h"
+#include "runtime/base/ids.h"
+#include "runtime/base/path.h"
+#include "runtime/base/status.h"
+#include "runtime/base/text.h"
+#include "runtime/container/mounts.h"
+#include "zygote/helper.h"
+#include "zygote/requirement.h"
+
+namespace sock::zygote {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr uint32_t kFirstUid = 0x7f000000, kUids = 1 << 20;
+constexpr milliseconds kAnswer{10000};
+constexpr std::chrono::seconds kRetry{60};
+constexpr size_t kMaxRemembered = 4096;  // command lines, pods
+
+std::string Hash(const std::vector<std::string>& parts) {
+  std::string text;
+  for (const std::string& part : parts) text += Cat(part.size(), ":", part);
+  unsigned char digest[SHA256_DIGEST_LENGTH];
+  SHA256(reinterpret_cast<const unsigned char*>(text.data()), text.size(), digest);
+  std::string hex;
+  for (int i = 0; i < 16; ++i) hex += fmt::format("{:02x}", digest[i]);
+  return hex;
+}
+
+std::string Joined(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) text += Cat(word.size(), ":", word);
+  return text;
+}
+
+std::string SeccompText(const std::optional<oci::Seccomp>& seccomp) {
+  if (!seccomp) return "";
+  oci::Spec spec;
+  spec.seccomp = seccomp;
+  return oci::ToJson(spec);
+}
+
+// What the parked process needs before the pod's own filter is put on, which denies it again.
+oci::Seccomp BaseFilter(oci::Seccomp filter) {
+  oci::SeccompSyscall own;
+  own.names = {"setns", "unshare", "keyctl"};
+  own.action = "SCMP_ACT_ALLOW";
+  for (oci::SeccompSyscall& rule : filter.syscalls)
+    std::erase_if(rule.names, [&](const std::string& name) {
+      return std::find(own.names.begin(), own.names.end(), name) != own.names.end();
+    });
+  std::erase_if(filter.syscalls, [](const oci::SeccompSyscall& rule) { return rule.names.empty(); });
+  filter.syscalls.push_back(std::move(own));
+  return filter;
+}
+
+}  // namespace
+
+Zygotes::Zygotes(ZygotesOptions options, runtime::Runtime* runtime, oci::ImageStore* images)
+    : options_(std::move(options)), runtime_(runtime), images_(images) {
+  if (absl::StatusOr<std::string> text = ReadFile(options_.state_file, 16 << 20); text.ok()) {
+    const nlohmann::json known = nlohmann::json::parse(*text, nullptr, false);
+    if (known.is_object())
+      for (const auto& [key, uid] : known.items())
+        if (uid.is_number_unsigned()) uids_[key] = uid.get<uint32_t>();
+  }
+  maker_ = std::thread([this] { Work(); });
+}
+
+Zygotes::~Zygotes() {
+  {
+    std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  wake_.notify_all();
+  maker_.join();
+  for (const auto& [id, key] : by_id_) End(id);
+}
+
+absl::StatusOr<Program> Zygotes::ProgramOf(const Wanted& wanted) {
+  std::string path;
+  for (const std::string& variable : wanted.env)
+    if (variable.starts_with("PATH=")) path = variable;
+  const std::string key = Hash({wanted.image.id, Joined(wanted.args), path, wanted.cwd});
+  {
+    std::lock_guard lock(mutex_);
+    if (auto found = programs_.find(key); found != programs_.end()) return found->second;
+  }
+  // The image's own files: what a volume hides of them is not known here, and need not be.
+  const std::string snapshot = NewId();
+  ASSIGN_OR_RETURN(oci::Rootfs rootfs, images_->CreateSnapshot(snapshot, wanted.image.id, 0, 0));
+  absl::Cleanup remove = [&] { images_->RemoveSnapshot(snapshot).IgnoreError(); };
+  rootfs.upper_dir.clear();
+  rootfs.work_dir.clear();
+  ASSIGN_OR_RETURN(Fd root, runtime::MountRootfs(rootfs, -1));
+  absl::StatusOr<Program> program = FindProgram(root.get(), wanted.args, wanted.env, wanted.cwd);
+  std::lock_guard lock(mutex_);
+  if (programs_.size() >= kMaxRemembered) programs_.clear();
+  programs_.insert_or_assign(key, program);
+  return program;
+}
+
+// A key keeps its user for as long as a user namespace of that user's may live.
+absl::StatusOr<uint32_t> Zygotes::UidOf(const std::string& key) {
+  std::lock_guard lock(mutex_);
+  if (auto found = uids_.find(key); found != uids_.end()) return found->second;
+  if (uids_.size() >= kUids) return absl::ResourceExhaustedError("all users for Zygotes are in use");
+  const uint32_t uid = kFirstUid + static_cast<uint32_t>(uids_.size());
+  uids_[key] = uid;
+  RETURN_IF_ERROR(WriteFileAtomic(options_.state_file, nlohmann::json(uids_).dump(), Durability::kProcess));
+  return uid;
+}
+
+absl::StatusOr<Choice> Zygotes::Choose(const Wanted& wanted) {
+  Choice choice;
+  auto plain = [&](std::string reason) {
+    choice.reason = std::move(reason);
+    return choice;
+  };
+  // Read before anything else, so that what can't be read is told whatever becomes of it.
+  std::vector<std::string> imports;
+  if (wanted.request.packages) {
+    RETURN_IF_ERROR(Annotate(ParseRequirements(*wanted.request.packages).status(),
+                             wanted.request.packages_source));
+  }
+  if (wanted.request.imports) {
+    ASSIGN_OR_RETURN_AS(imports, ParseImports(*wanted.request.imports), wanted.request.imports_source);
+  }
+  if (wanted.request.mode == oci::ZygoteRequest::Mode::kOff) return plain("zygote.cri-sock.io is off");
+  if (!wanted.in_own_users) return plain("it has no user namespace of the runtime's choice");
+  if (wanted.terminal) return plain("it has a terminal");
+  absl::StatusOr<Program> program = ProgramOf(wanted);
+  if (!program.ok()) return plain(std::string(program.status().message()));
+  const std::vector<std::string> env = StartEnvironment(wanted.image.config.env, wanted.env);
+  choice.key = Hash({wanted.image.id, program->interpreter, Joined(program->options), Joined(env),
+                     wanted.request.packages.value_or(""), wanted.request.imports.value_or(""),
+                     SeccompText(wanted.default_seccomp), wanted.trust_domain});
+
+  std::lock_guard lock(mutex_);
+  if (predictions_.size() >= kMaxRemembered) predictions_.clear();
+  predictions_[wanted.pod] = choice.key;
+  EntryPtr& entry = entries_[choice.key];
+  const auto now = steady_clock::now();
+  if (!entry) {
+    entry = std::make_shared<Entry>();
+    entry->status.key = choice.key;
+    entry->status.image = wanted.image.id;
+    entry->status.trust_domain = wanted.trust_domain;
+    entry->status.state = "ended";
+    entry->wanted = wanted;
+    entry->program = *program;
+    entry->env = env;
+  }
+  entry->used = now;
+  if (entry->status.state == "ended" && now >= entry->retry_at) {
+    entry->status.state = "making";
+    queue_.push_back(choice.key);
+    wake_.notify_all();
+  }
+  const std::string& state = entry->status.state;
+  if (state == "ready" && wanted.sandbox_owner == entry->status.uid) {
+    runtime::ForkRequest fork;
+    fork.zygote_id = entry->status.id;
+    static constexpr const char* kModes[] = {"script", "module", "command"};
+    fork.program.AddAll("arg", program->args);
+    fork.program.Add("mode", kModes[static_cast<int>(program->mode)]);
+    fork.program.Add("target", program->target);
+    fork.program.AddAll("argument", program->arguments);
+    if (program->unbuffered) fork.program.Add("option", "-u");
+    if (program->dont_write_bytecode) fork.program.Add("option", "-B");
+    choice.fork = std::move(fork);
+    return choice;
+  }
+  ++entry->status.misses;
+  if (state == "ready")
+    return plain("sandbox-owner: its sandbox was made before it was known which Zygote serves it");
+  if (state == "making") return plain("its Zygote is being made");
+  return plain(Cat("its Zygote is ", state, ": ", entry->status.reason));
+}
+
+void Zygotes::Tell(const std::string& key, const std::string& reason) {
+  std::lock_guard lock(mutex_);
+  auto found = entries_.find(key);
+  if (found == entries_.end()) return;
+  ZygoteStatus& status = found->second->status;
+  ++(reason.empty() ? status.hits : status.misses);
+  if (!reason.empty()) status.reason = reason;
+}
+
+std::string Zygotes::Predict(const std::string& pod) {
+  std::lock_guard lock(mutex_);
+  auto known = predictions_.find(pod);
+  if (known == predictions_.end()) return "";
+  auto entry = entries_.find(known->second);
+  if (entry == entries_.end() || entry->second->status.state != "ready") return "";
+  ++entry->second->status.predicted;
+  entry->second->used = steady_clock::now();
+  return entry->second->status.id;
+}
+
+bool Zygotes::OnExit(const std::string& id) {
+  std::lock_guard lock(mutex_);
+  auto found = by_id_.find(id);
+  if (found == by_id_.end()) return false;
+  if (auto entry = entries_.find(found->second);
+      entry != entries_.end() && entry->second->status.id == id && entry->second->status.state == "ready") {
+    entry->second->status.state = "ended";
+    entry->second->status.reason = "it was killed or crashed";
+    entry->second->status.id.clear();
+    // At once, since pods of its kind are about.
+    entry->second->status.state = "making";
+    queue_.push_back(found->second);
+  }
+  ended_.push_back(id);
+  wake_.notify_all();
+  return true;
+}
+
+std::vector<ZygoteStatus> Zygotes::List() {
+  std::vector<ZygoteStatus> all;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [key, entry] : entries_) all.push_back(entry->status);
+  }
+  for (ZygoteStatus& status : all)
+    if (!status.id.empty())
+      if (auto stats = runtime_->Stats(status.id); stats.ok()) status.memory_bytes = stats->memory_usage;
+  return all;
+}
+
+void Zygotes::Work() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    wake_.wait(lock, [&] { return closing_ || !queue_.empty() || !ended_.empty(); });
+    if (closing_) return;
+    if (!ended_.empty()) {
+      const std::string id = ended_.front();
+      ended_.pop_front();
+      lock.unlock();
+      End(id);
+      lock.lock();
+      by_id_.erase(id);
+      continue;
+    }
+    const std::string key = queue_.front();
+    queue_.pop_front();
+    EntryPtr entry = entries_.at(key);
+    const std::string id = NewId();
+    by_id_[id] = key;
+    lock.unlock();
+    const auto begin = steady_clock::now();
+    Entry copy = *entry;  // of what does not change
+    absl::Status made = Make(copy, id);
+    if (!made.ok()) {
+      End(id);
+      spdlog::info("no Zygote for {}: {}", copy.status.image, std::string(made.message()));
+    }
+    lock.lock();
+    ZygoteStatus& status = entry->status;
+    status.uid = copy.status.uid;
+    status.modules = copy.status.modules;
+    status.import_ms = copy.status.import_ms;
+    if (made.ok() && by_id_.contains(id)) {
+      status.id = id;
+      status.state = "ready";
+      status.reason.clear();
+      status.made_at = std::chrono::system_clock::now();
+      lock.unlock();
+      runtime_->KeepParked(id, status.uid, options_.parked).IgnoreError();
+      spdlog::info("Zygote {} of {} with {} modules is ready after {} ms", id, copy.status.image,
+                   copy.status.modules.size(),
+                   std::chrono::duration_cast<milliseconds>(steady_clock::now() - begin).count());
+      Evict();
+      lock.lock();
+    } else {
+      by_id_.erase(id);
+      // What an image or its packages are does not change; what the node lacks may.
+      status.state = absl::IsFailedPrecondition(made) ? "unforkable" : "ended";
+      status.reason = std::string(made.message());
+      entry->retry_at = steady_clock::now() + kRetry;
+    }
+  }
+}
+
+absl::StatusOr<std::vector<std::string>> Zygotes::ModulesOf(const Entry& entry, const std::string& id) {
+  std::vector<std::string> modules;
+  if (entry.wanted.request.imports) {
+    ASSIGN_OR_RETURN(modules, ParseImports(*entry.wanted.request.imports));
+  }
+  if (!entry.wanted.request.packages) return modules;
+  ASSIGN_OR_RETURN(std::vector<Requirement> requirements, ParseRequirements(*entry.wanted.request.packages));
+  ASSIGN_OR_RETURN(Fields hello, runtime_->CallZygote(id, Fields("hello"), kAnswer));
+  ASSIGN_OR_RETURN(std::string runtime, hello.Get("runtime"));
+  ASSIGN_OR_RETURN(Fields probed, runtime_->CallZygote(id, Fields("probe"), options_.import_limit));
+  ASSIGN_OR_RETURN_AS(std::vector<std::string> found,
+                      Match(requirements, ParseInstalled(probed.GetAll("package")),
+                            runtime.substr(runtime.find('-') + 1)),
+                      entry.wanted.request.packages_source);
+  if (!entry.wanted.request.imports) modules = std::move(found);
+  return modules;
+}
+
+absl::Status Zygotes::Make(Entry& entry, const std::string& id) {
+  ASSIGN_OR_RETURN(entry.status.uid, UidOf(entry.status.key));
+  runtime::ContainerSpec spec;
+  spec.id = id;
+  spec.zygote = spec.host_pid = true;
+  ASSIGN_OR_RETURN(spec.rootfs, images_->CreateSnapshot(id, entry.wanted.image.id, 0, 0));
+  spec.rootfs.upper_dir.clear();
+  spec.rootfs.work_dir.clear();
+  spec.user.uid = spec.user.gid = entry.status.uid;
+  spec.user.strict_groups = true;
+  oci::Spec& oci = spec.spec;
+  oci.process.args = {entry.program.interpreter};
+  for (const std::string& option : entry.program.options) oci.process.args.push_back(option);
+  oci.process.args.push_back("-c");
+  oci.process.args.emplace_back(kHelper);
+  oci.process.env = entry.env;
+  oci.process.cwd = "/";
+  if (entry.wanted.default_seccomp) oci.seccomp = BaseFilter(*entry.wanted.default_seccomp);
+  oci.root_readonly = true;
+  oci.hostname = "zygote";
+  const std::string owner = Cat("uid=", entry.status.uid), group = Cat("gid=", entry.status.uid);
+  oci.mounts = {
+      {"/proc", "proc", "proc", {"nosuid", "nodev", "noexec", "hidepid=2"}, {}, {}},
+      {"/dev", "tmpfs", "tmpfs", {"nosuid", "strictatime", "mode=755", "size=65536k"}, {}, {}},
+      {"/dev/shm", "tmpfs", "shm", {"nosuid", "nodev", "noexec", "mode=1777", "size=64m"}, {}, {}},
+      {"/sys", "sysfs", "sysfs", {"nosuid", "nodev", "noexec", "ro"}, {}, {}},
+      {"/tmp", "tmpfs", "tmpfs", {"nosuid", "nodev", "mode=1777", "size=64m"}, {}, {}}};
+  oci.masked_paths = {"/proc/acpi",        "/proc/kcore",      "/proc/keys",       "/proc/latency_stats",
+                      "/proc/timer_list",  "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi",
+                      "/sys/firmware"};
+  oci.readonly_paths = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"};
+  oci.resources.memory_limit = options_.memory_limit;
+  RETURN_IF_ERROR(runtime_->cgroups().EnsureParent(options_.cgroup_parent));
+  oci.cgroups_path = runtime_->cgroups().PathFor(options_.cgroup_parent, id);
+  RETURN_IF_ERROR(runtime_->CreateContainer(spec).status());
+  RETURN_IF_ERROR(runtime_->StartContainer(id));
+
+  absl::StatusOr<std::vector<std::string>> modules = ModulesOf(entry, id);
+  if (absl::IsInvalidArgument(modules.status()) || absl::IsNotFound(modules.status()))
+    return absl::FailedPreconditionError(std::string(modules.status().message()));
+  RETURN_IF_ERROR(modules.status());
+  Fields load("load");
+  load.AddAll("module", *modules);
+  absl::StatusOr<Fields> loaded = runtime_->CallZygote(id, load, options_.import_limit);
+  // An import that does not end, crashes or takes all memory does so again.
+  if (!loaded.ok()) return absl::FailedPreconditionError(Cat("import: ", loaded.status().message()));
+  if (std::vector<std::string> missing = loaded->GetAll("missing"); !missing.empty())
+    return absl::FailedPreconditionError(Cat("import: ", missing[0]));
+  if (loaded->Get("forkable").value_or("no") != "yes")
+    return absl::FailedPreconditionError(loaded->Get("reason").value_or("it does not say why"));
+  entry.status.modules = loaded->GetAll("module");
+  entry.status.import_ms = loaded->GetNumber("milliseconds").value_or(0);
+  return absl::OkStatus();
+}
+
+void Zygotes::End(const std::string& id) {
+  runtime_->KeepParked(id, 0, 0).IgnoreError();
+  if (absl::Status removed = runtime_->RemoveContainer(id); !removed.ok())
+    spdlog::warn("end Zygote {}: {}", id, std::string(removed.message()));
+  images_->RemoveSnapshot(id).IgnoreError();
+}
+
+// The least recently used go first. What they leave in living containers is those containers' own.
+void Zygotes::Evict() {
+  std::vector<ZygoteStatus> all = List();
+  uint64_t bytes = 0;
+  for (const ZygoteStatus& status : all) bytes += status.memory_bytes;
+  std::lock_guard lock(mutex_);
+  while (bytes > options_.memory_budget) {
+    EntryPtr oldest;
+    for (const auto& [key, entry] : entries_)
+      if (entry->status.state == "ready" && (!oldest || entry->used < oldest->used)) oldest = entry;
+    if (!oldest) return;
+    for (const ZygoteStatus& status : all)
+      if (status.id == oldest->status.id) bytes -= std::min(bytes, status.memory_bytes);
+    oldest->status.state = "ended";
+    oldest->status.reason = "it was ended for want of memory";
+    ended_.push_back(std::exchange(oldest->status.id, ""));
+    wake_.notify_all();
+  }
+}
+
+}  // namespace sock::zygote
