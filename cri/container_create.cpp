@@ -9,7 +9,7 @@
 #include "cri/snapshots.h"
 #include "runtime/base/ids.h"
 #include "runtime/base/text.h"
-#include "runtime/container/seccomp.h"
+#include "runtime/container/seccomp_profile.h"
 
 namespace sock::cri {
 namespace {
@@ -132,6 +132,7 @@ absl::Status Cri::MakeContainer(const SandboxRecord& pod, const api::ContainerCo
     wanted.args = spec.spec.process.args;
     wanted.env = spec.spec.process.env;
     wanted.cwd = spec.spec.process.cwd;
+    for (const api::Mount& mount : config.mounts()) wanted.volumes.push_back(mount.container_path());
     wanted.terminal = spec.spec.process.terminal;
     if (spec.spec.seccomp &&
         IsDefault(*spec.spec.seccomp, spec.spec.process.capabilities.bounding))

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_split.h"
 #include "runtime/base/atomic_file.h"
 #include "runtime/base/ids.h"
 #include "runtime/base/path.h"
@@ -49,6 +50,37 @@ std::string SeccompText(const std::optional<oci::Seccomp>& seccomp) {
   oci::Spec spec;
   spec.seccomp = seccomp;
   return oci::ToJson(spec);
+}
+
+bool Covers(std::string_view above, std::string_view path) {
+  while (above.size() > 1 && above.ends_with('/')) above.remove_suffix(1);
+  return above == "/" || path == above || (path.starts_with(above) && path[above.size()] == '/');
+}
+
+// The volume that hides or adds something where the interpreter looks for itself and for modules; empty: none.
+std::string VolumeInTheWay(const Wanted& wanted, const std::string& interpreter) {
+  const std::string bin = interpreter.substr(0, interpreter.rfind('/'));
+  const std::string prefix = bin.substr(0, bin.rfind('/'));
+  std::vector<std::string> places{interpreter, prefix + "/lib", prefix + "/lib64", prefix + "/pyvenv.cfg"};
+  for (const std::string& variable : wanted.env)
+    if (variable.starts_with("PYTHONPATH="))
+      for (absl::string_view place : absl::StrSplit(variable.substr(11), ':', absl::SkipEmpty()))
+        places.emplace_back(place);
+  for (const std::string& volume : wanted.volumes)
+    for (const std::string& place : places)
+      if (Covers(volume, place) || Covers(place, volume)) return volume;
+  return "";
+}
+
+// "NAME VERSION MODULE MODULE…", as a Zygote's helper tells.
+std::vector<InstalledPackage> ParseInstalled(const std::vector<std::string>& lines) {
+  std::vector<InstalledPackage> all;
+  for (const std::string& line : lines) {
+    std::vector<std::string> words = absl::StrSplit(line, ' ', absl::SkipEmpty());
+    if (words.size() < 2) continue;
+    all.push_back({words[0], words[1], {words.begin() + 2, words.end()}});
+  }
+  return all;
 }
 
 // What the parked process needs before the pod's own filter is put on, which denies it again.
@@ -142,6 +174,8 @@ absl::StatusOr<Choice> Zygotes::Choose(const Wanted& wanted) {
   if (wanted.terminal) return plain("it has a terminal");
   absl::StatusOr<Program> program = ProgramOf(wanted);
   if (!program.ok()) return plain(std::string(program.status().message()));
+  if (std::string volume = VolumeInTheWay(wanted, program->interpreter); !volume.empty())
+    return plain(Cat("a volume at `", volume, "` lies where Python looks for modules"));
   const std::vector<std::string> env = StartEnvironment(wanted.image.config.env, wanted.env);
   choice.key = Hash({wanted.image.id, program->interpreter, Joined(program->options), Joined(env),
                      wanted.request.packages.value_or(""), wanted.request.imports.value_or(""),

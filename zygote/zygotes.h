@@ -40,6 +40,7 @@ struct Wanted {
   oci::ZygoteRequest request;
   std::vector<std::string> args, env;  // as execve(2) would get them
   std::string cwd;
+  std::vector<std::string> volumes;  // where what is not of the image lies
   bool terminal = false;
   std::optional<oci::Seccomp> default_seccomp;  // where the profile is RuntimeDefault: the Zygote gets it too
   std::string trust_domain;                     // of whoever may share a Zygote

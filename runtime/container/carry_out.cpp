@@ -195,7 +195,6 @@ class Child {
         {plan_.has_net_ns(), plan_.net_ns(), CLONE_NEWNET, "network"},
         {plan_.has_ipc_ns(), plan_.ipc_ns(), CLONE_NEWIPC, "ipc"},
         {plan_.has_uts_ns(), plan_.uts_ns(), CLONE_NEWUTS, "uts"},
-        {plan_.has_mounts_pid_ns(), plan_.mounts_pid_ns(), CLONE_NEWPID, "pid"},
         {plan_.has_join_pidfd(), plan_.join_pidfd(), static_cast<int>(plan_.join_flags()), "container's"}};
     for (const auto& join : joins)
       if (join.wanted && setns(At(join.index), join.type) < 0)

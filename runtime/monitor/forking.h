@@ -59,7 +59,7 @@ struct Forking {
   UntrustedChannel channel;
   FileIdentity other_end;  // of the channel
   FileIdentity user_ns, net_ns, ipc_ns, uts_ns;
-  bool own_pid_ns = true;
+  FileIdentity pid_ns;  // of nothing: it is the first of one of its own
   bool answered = false;
   pid_t said = 0;
   bool parked = false;

@@ -476,7 +476,7 @@ void Server::EnterChild(const Plan& plan, std::vector<Fd> fds, int stdio[3], int
   CarryOut(plan, std::move(fds), stdio, barrier);
 }
 
-absl::StatusOr<pid_t> Server::Clone(uint64_t flags, int cgroup, Fd* pidfd) {
+absl::StatusOr<pid_t> Server::Clone(uint64_t flags, int cgroup, Fd* pidfd, pid_t number) {
   int fd = -1;
   clone_args args{};
   args.flags = flags | CLONE_PIDFD;
@@ -486,7 +486,13 @@ absl::StatusOr<pid_t> Server::Clone(uint64_t flags, int cgroup, Fd* pidfd) {
     args.flags |= CLONE_INTO_CGROUP;
     args.cgroup = static_cast<uint64_t>(cgroup);
   }
+  if (number != 0) {
+    args.set_tid = reinterpret_cast<uint64_t>(&number);
+    args.set_tid_size = 1;
+  }
   long pid = syscall(SYS_clone3, &args, sizeof args);
+  if (pid < 0 && number != 0 && (errno == EEXIST || errno == EINVAL || errno == EPERM))
+    return Clone(flags, cgroup, pidfd);
   if (pid < 0) return ErrnoStatus(errno, "clone a process");
   if (pid > 0 && pidfd != nullptr) pidfd->Reset(fd);
   return static_cast<pid_t>(pid);

@@ -117,7 +117,9 @@ class Server {
   absl::Status StartLogger();
   void AddToLogger(const Process& process);
   // fork or clone3 of a child that keeps only `keep` open. 0 in the child.
-  absl::StatusOr<pid_t> Clone(uint64_t flags, int cgroup, Fd* pidfd);
+  // `number`: its pid in the PID namespace that children are in, where that is free (clone3(2), set_tid): those
+  // of others are as if it had not been there.
+  absl::StatusOr<pid_t> Clone(uint64_t flags, int cgroup, Fd* pidfd, pid_t number = 0);
 
   const std::string program_, identity_ = ProgramIdentity("/proc/self/exe");
   Fd listener_, keeper_, epoll_, signals_, connection_, logger_, logger_pidfd_, pid_ns_, null_;

@@ -20,6 +20,9 @@
 namespace sock::runtime::monitor {
 namespace {
 
+// High, so that the program's own children count from 2.
+constexpr pid_t kBuilderNumber = 32000;
+
 absl::Status Aborted(const absl::Status& status) {
   return absl::AbortedError(std::string(status.message()));
 }
@@ -64,8 +67,8 @@ absl::Status Server::CallZygote(const monitor::CallZygote& request, uint64_t ser
   if (fields.op() == "fork") return absl::InvalidArgumentError("a Zygote forks by Park and Create");
   return CallZygote(*zygote, fields, {}, [this, serial, asker = connections_](auto answer) {
     if (asker != connections_) return;  // who asked is gone
-    absl::StatusOr<std::string> text = answer.status();
-    if (answer.ok()) text = answer->Serialize();
+    if (!answer.ok()) return Answer(serial, answer.status());
+    absl::StatusOr<std::string> text = answer->Serialize();
     Reply reply;
     if (text.ok()) reply.set_fields(*std::move(text));
     Answer(serial, text.status(), std::move(reply));
@@ -139,8 +142,8 @@ absl::Status Server::StartFork(const std::string& id, const std::string& sandbox
     (name == "user"  ? forking.user_ns
      : name == "net" ? forking.net_ns
      : name == "ipc" ? forking.ipc_ns
-                     : forking.uts_ns) = IdentityOf(fd);
-    if (name == "pid") forking.own_pid_ns = false;
+     : name == "uts" ? forking.uts_ns
+                     : forking.pid_ns) = IdentityOf(fd);
   }
   const int fd = forking.channel.fd();
   processes_[id] = std::move(process);
@@ -299,16 +302,16 @@ absl::Status Server::StartBuilder(Process& process) {
   plan.set_build_only(true);
   plan.set_clone_flags(CLONE_NEWNS);
   plan.clear_join_pid_ns_fd();
+  // A procfs shows the PID namespace of who mounts it.
   ASSIGN_OR_RETURN(Fd pid_ns, OpenPath(Cat("/proc/", process.pid, "/ns/pid"), O_RDONLY));
-  forking.fds.push_back(std::move(pid_ns));
-  plan.set_mounts_pid_ns(static_cast<int>(forking.fds.size()) - 1);
   ASSIGN_OR_RETURN(ChannelPair barrier, MakeChannel());
-  ASSIGN_OR_RETURN(forking.builder,
-                   Clone(CLONE_NEWNS,
-                         plan.has_cgroup_unified()
-                             ? forking.fds[static_cast<size_t>(plan.cgroup_unified())].get()
-                             : -1,
-                         &forking.builder_pidfd));
+  const int cgroup =
+      plan.has_cgroup_unified() ? forking.fds[static_cast<size_t>(plan.cgroup_unified())].get() : -1;
+  if (setns(pid_ns.get(), CLONE_NEWPID) < 0) return ErrnoStatus(errno, "join the PID namespace");
+  absl::StatusOr<pid_t> builder = Clone(CLONE_NEWNS, cgroup, &forking.builder_pidfd, kBuilderNumber);
+  if ((!builder.ok() || *builder != 0) && setns(pid_ns_.get(), CLONE_NEWPID) < 0)
+    return ErrnoStatus(errno, "return to the own PID namespace");
+  ASSIGN_OR_RETURN(forking.builder, std::move(builder));
   int numbers[3];
   for (int i = 0; i < 3; ++i) numbers[i] = forking.child_stdio[i].get();
   if (forking.builder == 0) EnterChild(plan, std::move(forking.fds), numbers, barrier.b.get());
@@ -387,17 +390,14 @@ absl::Status Server::FinishFork(Process& process) {
   expected.seccomp_filters = forking.zygote_filters + (forking.plan.seccomp().empty() ? 0 : 1);
   expected.cgroups = forking.cgroups;
   expected.namespaces = {{"mnt", forking.mount_ns}, {"user", forking.user_ns}};
-  for (auto [kind, identity] : {std::pair{"net", &forking.net_ns}, {"ipc", &forking.ipc_ns}, {"uts", &forking.uts_ns}})
+  for (auto [kind, identity] : {std::pair{"net", &forking.net_ns}, {"ipc", &forking.ipc_ns}, {"uts", &forking.uts_ns}, {"pid", &forking.pid_ns}})
     if (*identity != FileIdentity{}) expected.namespaces.emplace_back(kind, *identity);
-  if (!forking.own_pid_ns)
-    expected.namespaces.emplace_back(
-        "pid", IdentityOf(forking.fds[static_cast<size_t>(forking.plan.join_pid_ns_fd())].get()));
   ASSIGN_OR_RETURN(Fd own, OpenPath("/proc/self/ns/cgroup", O_RDONLY));
   expected.own_cgroup_ns = IdentityOf(own.get());
   for (int i = 0; i < 3; ++i) expected.descriptors[i] = IdentityOf(forking.child_stdio[i].get());
   expected.channel = forking.other_end;
   expected.parent = getpid();
-  expected.first_in_pid_ns = forking.own_pid_ns;
+  expected.first_in_pid_ns = forking.pid_ns == FileIdentity{};
   RETURN_IF_ERROR(VerifyForked(process.pid, expected));
   // From here it is a process at its barrier like any other.
   Forget(forking.channel.fd());
