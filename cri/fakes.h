@@ -107,6 +107,10 @@ class FakeRuntime : public sock::runtime::Runtime {
     return sock::runtime::ExecResult{3, r.args[0], ""};
   }
   absl::Status UpdateResources(const std::string&, const oci::Resources&) override { return {}; }
+  absl::StatusOr<Fields> CallZygote(const std::string&, const Fields&, std::chrono::milliseconds) override {
+    return absl::AbortedError("no Zygote");
+  }
+  absl::Status KeepParked(const std::string&, uint32_t, int) override { return absl::OkStatus(); }
   absl::Status ReopenLog(const std::string&) override { return {}; }
   absl::StatusOr<sock::runtime::CgroupStats> Stats(const std::string&) const override { return stats; }
   absl::StatusOr<std::vector<sock::runtime::InterfaceStats>> NetworkStats(const std::string&) const override {
