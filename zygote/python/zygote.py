@@ -12,6 +12,9 @@ if __name__ == '__main__':
 import sys
 if __name__ == '__main__':
     _plain_modules = set(sys.modules) - {'linecache'}  # what any start has loaded before the program
+    _path0 = sys.path[:1] == [''] and not sys.flags.isolated and not getattr(sys.flags, 'safe_path', False)
+    if _path0:
+        del sys.path[0]  # `-c` puts the working directory there: the Zygote's is nobody's
 
 import os
 import _signal
@@ -201,10 +204,6 @@ class Zygote:
         self.written = {}      # what imports changed in the environment
         self.hooks = {'freeze': [], 'fork': []}
         self.started = dict(os.environ)
-        self.path0 = bool(sys.path) and sys.path[0] == '' and not sys.flags.isolated and not getattr(
-            sys.flags, 'safe_path', False)
-        if self.path0:
-            del sys.path[0]  # `-c` puts the working directory there: the Zygote's is nobody's
         self.coerced = coerced()
         self.addresses = addresses()
         frame_slot()  # what is wrong with it shows here, not in a program
@@ -722,14 +721,17 @@ class Plan:
             sys.orig_argv[:] = [os.fsdecode(a) for a in self.arguments]
         fresh(self.zygote)
         folder = first_path(self)
-        if self.zygote.path0 and folder is not None:
+        if _path0 and folder is not None:
             shadow = shadows(self.zygote, folder)
             if shadow:
                 raise Failed('shadow', 0, '`%s` stands before a loaded module' % shadow)
             sys.path.insert(0, folder)
-        main = sys.modules['__main__'].__dict__
-        main.clear()
-        main.update(_first)
+        # A module of its own: what gc.freeze() has seen is never collected, and a program's end is to collect it.
+        main = type(sys)('__main__')
+        main.__dict__.clear()
+        main.__dict__.update(_first)
+        sys.modules['__main__'] = main
+        sys.modules.pop('cri_sock', None)
 
 
 def address_of(data):
@@ -870,10 +872,10 @@ def fresh(zygote):
     reseed()
     for finder in list(sys.path_importer_cache.items()):
         # Folders may be others here, or have other files.
-        if finder[1] is None or not hasattr(finder[1], 'invalidate_caches'):
-            del sys.path_importer_cache[finder[0]]
-        else:
+        if hasattr(finder[1], 'invalidate_caches'):
             finder[1].invalidate_caches()
+        elif finder[1] is not None or os.path.exists(finder[0]):
+            del sys.path_importer_cache[finder[0]]
 
 
 def reseed():
@@ -1135,10 +1137,10 @@ def run(plan):
 if __name__ == '__main__':
     # Again, in a namespace of its own: `__main__` is the program's.
     exec(sys._getframe().f_code, {'__name__': '<zygote>', '__builtins__': __builtins__, '_first': _first,
-                                  '_plain_modules': _plain_modules})
+                                  '_plain_modules': _plain_modules, '_path0': _path0})
 elif __name__ == '<zygote>':
     for _name in set(sys.modules) - _plain_modules:
         del sys.modules[_name]
     _status = run(Zygote().serve())
-    if _status is not None:
+    if _status:
         raise SystemExit(_status)

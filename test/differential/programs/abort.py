@@ -1,0 +1,3 @@
+# exit: -6
+import os
+os.abort()

@@ -1,0 +1,3 @@
+# run: python app.py one "two words" --three=3 ""
+import sys
+print(sys.argv)

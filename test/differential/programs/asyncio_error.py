@@ -1,0 +1,5 @@
+# exit: 1
+import asyncio
+async def main():
+    raise ValueError('in a coroutine')
+asyncio.run(main())

@@ -1,0 +1,3 @@
+# bare: yes
+import atexit
+print(atexit._ncallbacks())

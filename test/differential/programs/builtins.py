@@ -1,0 +1,2 @@
+import builtins
+print(sorted(n for n in vars(builtins) if n not in ('_',)))

@@ -1,0 +1,2 @@
+# run: python -c "import sys; sys.exit('the reason')"
+# exit: 1

@@ -1,0 +1,3 @@
+# run: python -c "  print(1)"
+# exit: 1
+# python: 3.11

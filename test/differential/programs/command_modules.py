@@ -1,0 +1,4 @@
+# run: python -c SOURCE
+# bare: yes
+import sys
+print(sorted(sys.modules))

@@ -1,0 +1,2 @@
+# run: python -c "x = (1"
+# exit: 1

@@ -1,0 +1,2 @@
+# run: python -c "x = 'ÿ'"
+# exit: 1

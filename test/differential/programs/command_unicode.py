@@ -1,0 +1,1 @@
+# run: python -c "print('grün', len('grün'))"

@@ -1,0 +1,2 @@
+import os
+print(os.getcwd(), os.path.realpath('/proc/self/cwd'), os.environ.get('PWD'))

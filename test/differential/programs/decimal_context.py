@@ -1,0 +1,2 @@
+import decimal, contextvars
+print(decimal.getcontext(), len(contextvars.copy_context()))

@@ -1,0 +1,4 @@
+# exit: 1
+import sys
+del sys.excepthook
+1 / 0

@@ -1,0 +1,6 @@
+# run: python -m app
+# exit: 1
+import sys
+def hook(*a): raise TypeError('in the hook')
+sys.excepthook = hook
+1 / 0

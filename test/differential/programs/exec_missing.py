@@ -1,0 +1,3 @@
+# exit: 1
+import os
+os.execv('/no/such/program', ['x'])

@@ -1,0 +1,3 @@
+# exit: 42
+import sys
+sys.exit(42)

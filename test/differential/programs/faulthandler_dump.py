@@ -1,0 +1,3 @@
+import faulthandler, sys
+def f(): faulthandler.dump_traceback()
+f()

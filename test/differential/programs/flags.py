@@ -1,0 +1,2 @@
+import sys
+print(sys.flags, sys.warnoptions, sys._xoptions)

@@ -1,0 +1,4 @@
+import colorsys
+print(colorsys.__file__, colorsys.mine)
+#==== colorsys.py
+mine = True

@@ -1,0 +1,3 @@
+# stdin: abc\n
+import sys
+print(len(sys.stdin.read()))

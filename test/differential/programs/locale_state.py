@@ -1,0 +1,2 @@
+import locale
+print(locale.setlocale(locale.LC_ALL), locale.getpreferredencoding(), locale.localeconv()['decimal_point'])

@@ -1,0 +1,3 @@
+import logging
+logging.warning('to stderr')
+logging.getLogger('a').error('%s', 'formatted')

@@ -1,0 +1,2 @@
+"""What it is."""
+print(__doc__, __name__)

@@ -1,0 +1,3 @@
+# run: python -m compileall -q .
+import os
+print(sorted(os.listdir('.')))

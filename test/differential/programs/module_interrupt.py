@@ -1,0 +1,3 @@
+# run: python -m app
+# exit: -2
+raise KeyboardInterrupt

@@ -1,0 +1,3 @@
+# run: python -m pkg
+# exit: 1
+#==== pkg/__init__.py

@@ -1,0 +1,2 @@
+# run: python -m no.such.module
+# exit: 1

@@ -1,0 +1,4 @@
+# run: python -m app
+# bare: yes
+import sys
+print(sorted(sys.modules))

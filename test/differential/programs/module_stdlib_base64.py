@@ -1,0 +1,2 @@
+# run: python -m base64 -e
+# stdin: hello

@@ -1,0 +1,5 @@
+# run: python -m bad
+# exit: 1
+#==== bad.py
+def f(:
+    pass

@@ -1,0 +1,2 @@
+# run: python -u app.py "a b" "" c
+print(open('/proc/self/cmdline', 'rb').read())

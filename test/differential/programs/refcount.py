@@ -1,0 +1,3 @@
+import sys
+a = []
+print(sys.getrefcount(a), sys.getrefcount(sys.modules['__main__']) < 10)

@@ -1,0 +1,2 @@
+# run: python empty.py
+#==== empty.py

@@ -1,0 +1,3 @@
+# run: python lib
+# exit: 1
+#==== lib/x.py

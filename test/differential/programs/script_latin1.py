@@ -1,0 +1,4 @@
+# run: python latin.py
+#==== latin.py
+# -*- coding: latin-1 -*-
+print(ascii('ÿ'))

@@ -1,0 +1,2 @@
+# run: python nothing.py
+# exit: 2

@@ -1,0 +1,2 @@
+# run: python ./no/where.py a
+# exit: 2

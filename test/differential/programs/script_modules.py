@@ -1,0 +1,3 @@
+# bare: yes
+import sys
+print(sorted(sys.modules))

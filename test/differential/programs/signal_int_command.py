@@ -1,0 +1,2 @@
+# run: python -c "raise KeyboardInterrupt('now')"
+# exit: -2

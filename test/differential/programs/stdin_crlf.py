@@ -1,0 +1,3 @@
+# stdin: a\r\nb\r\n
+import sys
+print(repr(sys.stdin.read()))

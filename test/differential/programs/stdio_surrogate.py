@@ -1,0 +1,3 @@
+# env: PYTHONIOENCODING=utf-8:strict
+# exit: 1
+print('\udcff')

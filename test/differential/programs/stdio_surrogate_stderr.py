@@ -1,0 +1,2 @@
+import sys
+print('\udcff ü', file=sys.stderr)

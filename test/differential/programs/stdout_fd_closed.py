@@ -1,0 +1,4 @@
+# exit: 120
+import sys, os
+print('unsaved')
+os.close(1)

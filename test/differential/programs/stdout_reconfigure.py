@@ -1,0 +1,3 @@
+import sys
+sys.stdout.reconfigure(encoding='utf-16-le', line_buffering=True)
+print('ab')

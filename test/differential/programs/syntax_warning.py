@@ -1,0 +1,4 @@
+# run: python warn.py
+#==== warn.py
+x = 1
+print(x is 1)

@@ -1,0 +1,3 @@
+# env: TMPDIR=.
+import tempfile, os
+print(tempfile.gettempdir() == os.getcwd())

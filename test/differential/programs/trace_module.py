@@ -1,0 +1,4 @@
+# run: python -m trace --listfuncs app.py
+print('traced')
+import os
+os._exit(0)

@@ -1,0 +1,2 @@
+# exit: 1
+assert 1 == 2, 'not equal'

@@ -1,0 +1,5 @@
+# exit: 1
+class E(Exception):
+    def __str__(self):
+        raise TypeError
+raise E

@@ -1,0 +1,5 @@
+# exit: 1
+try:
+    [].pop()
+except IndexError:
+    open('/no/such')

@@ -1,0 +1,3 @@
+# exit: 1
+class E(Exception): pass
+raise E('mine')

@@ -1,0 +1,4 @@
+# exit: 1
+import bad
+#==== bad.py
+x = = 1

@@ -1,0 +1,4 @@
+# exit: 1
+raise ValueError(
+    'first\n'
+    'second')

@@ -1,0 +1,2 @@
+# exit: 1
+raise ValueError('grün 字 \U0001f600')

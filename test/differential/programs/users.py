@@ -1,0 +1,2 @@
+import os
+print(os.getuid(), os.geteuid(), os.getgid(), os.getgroups(), os.getresuid(), os.getresgid())
