@@ -98,7 +98,8 @@ Node::Node() {
                          "--dest-tls-verify=false oci:", dir_, "/layout:latest docker://", image());
   EXPECT_EQ(system(make.c_str()), 0);
   std::ofstream(dir_ + "/config.toml") << "[bridge]\nname = \"" << bridge_ << "\"\nsubnet = \"" << subnet_ << "0/24\"\n"
-                                       << "[cni]\nconf_dir = \"" << dir_ << "/cni\"\n";
+                                       << "[cni]\nconf_dir = \"" << dir_ << "/cni\"\n"
+                                       << "[zygotes]\ncgroup_parent = \"/" << cgroup_ << "/zygotes\"\n";
   std::filesystem::create_directories(dir_ + "/logs");
   StartDaemon();
 }
@@ -119,7 +120,7 @@ Node::~Node() {
   }
   (void)system(Cat("ip link delete ", bridge_, " 2>/dev/null; nft delete table ip cri_sock_", bridge_,
                    " 2>/dev/null; nft delete table inet cri_sock_", bridge_,
-                   " 2>/dev/null; find /sys/fs/cgroup -depth -type d -name ", cgroup_, " -exec rmdir {} +")
+                   " 2>/dev/null; find /sys/fs/cgroup -depth -type d -path '*/", cgroup_, "*' -exec rmdir {} +")
                    .c_str());
   if (testing::Test::HasFailure()) {
     if (auto log = ReadFile(dir_ + "/daemon.log"); log.ok()) fprintf(stderr, "--- daemon:\n%s", log->c_str());

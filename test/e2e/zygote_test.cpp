@@ -1,0 +1,270 @@
+// Containers forked from Zygotes, with a real interpreter in a real image.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <regex>
+
+#include "runtime/base/path.h"
+#include "runtime/base/text.h"
+#include "test/e2e/node.h"
+
+namespace sock::test {
+namespace {
+
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+// What an import saw of the machine, kept for the program that is forked afterwards.
+constexpr char kSpy[] = R"(
+import os, socket
+def attempt(f):
+    try: return repr(f())
+    except OSError as e: return type(e).__name__
+seen = {
+    'uid': os.getuid(),
+    'caps': [l.split()[1] for l in open('/proc/self/status') if l.startswith(('CapPrm', 'CapEff', 'CapBnd'))],
+    'links': sorted(n for _, n in socket.if_nameindex()),
+    'write': attempt(lambda: open('/usr/lib/python3/dist-packages/x', 'w')),
+    'others': [p for p in os.listdir('/proc') if p.isdigit() and int(p) not in (os.getpid(), os.getppid())],
+    'mount': attempt(lambda: os.mkdir('/mnt2')),
+    'kill': attempt(lambda: os.kill(os.getppid(), 0)),
+}
+)";
+// What a process can tell of itself that must not depend on how it was started.
+constexpr char kSelf[] = R"(
+import os
+st = dict(l.rstrip('\n').split(':\t', 1) for l in open('/proc/self/status') if ':\t' in l)
+for k in ('Name', 'Umask', 'Pid', 'PPid', 'Uid', 'Gid', 'Groups', 'NSpid', 'NSpgid', 'NSsid', 'Threads', 'SigBlk', 'SigIgn', 'SigCgt',
+          'CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb', 'NoNewPrivs', 'Seccomp', 'Cpus_allowed'):
+    print(k, st[k])
+print(open('/proc/self/cmdline').read().split('\0'), open('/proc/self/comm').read())
+print(sorted(l for l in open('/proc/self/environ').read().split('\0') if not l.startswith('HOSTNAME')))
+print(open('/proc/self/uid_map').read().split()[0::2], open('/proc/self/oom_score_adj').read(), os.readlink('/proc/self/exe'))
+print([(f, os.readlink('/proc/self/fd/' + f).split(':')[0]) for f in os.listdir('/proc/self/fd') if int(f) < 3])
+print(sorted((l.split()[4], l.split()[5]) for l in open('/proc/self/mountinfo')))
+print([l.split(':')[2] for l in open('/proc/self/cgroup')], os.getcwd(), sorted(os.environ))
+child = os.fork()
+if child == 0: os._exit(0)
+print('child', child, os.waitpid(child, 0)[1])
+for f in (lambda: os.unshare(0x20000) if hasattr(os, 'unshare') else __import__('ctypes').CDLL(None).unshare(0x20000),
+          lambda: open('/proc/sys/kernel/hostname', 'w'), lambda: os.listdir('/proc/acpi'), lambda: os.mknod('/tmp/n', 0o20666, 0x103)):
+    try: print(f())
+    except OSError as e: print(e.errno)
+)";
+
+class ZygoteTest : public testing::Test {
+ protected:
+  static Node* node_;
+  static std::string image_;
+
+  static void SetUpTestSuite() {
+    node_ = new Node;
+    const std::string root = node_->dir() + "/python-root", packages = root + "/usr/lib/python3/dist-packages";
+    const std::string make = Cat(
+        "set -e; mkdir -p ", packages, " ", root, "/tmp ", root, "/proc ", root, "/sys ", root, "/dev ", root, "/etc ", root,
+        "/usr/bin; cd /; cp -a --parents /usr/bin/python3.11 /usr/lib/python3.11 ", root, "; ln -s python3.11 ", root,
+        "/usr/bin/python3; { ldd /usr/bin/python3.11; find /usr/lib/python3.11/lib-dynload -name '*.so' -exec ldd {} +; } 2>/dev/null",
+        " | grep -o '/[^ ]*\\.so[^ )]*' | sort -u | xargs -I F cp -L --parents F ", root, "; chmod 1777 ", root,
+        "/tmp; echo 'root:x:0:0:root:/root:/bin/sh' > ", root, "/etc/passwd");
+    ASSERT_EQ(system(make.c_str()), 0);
+    std::ofstream(packages + "/spy.py") << kSpy;
+    std::ofstream(packages + "/threads.py") << "import threading, time\n"
+                                               "threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n";
+    std::ofstream(packages + "/sockets.py") << "import socket\nkept = socket.socketpair()\n";
+    std::ofstream(packages + "/crashes.py") << "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n";
+    std::ofstream(packages + "/raises.py") << "raise RuntimeError('not today')\n";
+    std::ofstream(packages + "/keeps.py") << "import os, sys\n"
+                                             "os.register_at_fork(after_in_child=lambda: os.dup2(os.open('/dev/null', 0), 99))\n";
+    std::ofstream(packages + "/forks.py") << "import os\n"
+                                             "os.register_at_fork(after_in_child=lambda: os.getpid() == 1 and "
+                                             "os.spawnv(os.P_NOWAIT, '/usr/bin/python3', ['python3', '-c', 'import time; "
+                                             "time.sleep(1000)']))\n";
+    image_ = std::regex_replace(node_->image(), std::regex("busybox"), "python");
+    const std::string push =
+        Cat("tar -C ", root, " -cf ", node_->dir(), "/python.tar . && " SOURCE_DIR "/hack/images/make-image --tar ", node_->dir(),
+            "/python.tar --cmd python3 ", node_->dir(), "/python-layout && skopeo copy -q --dest-tls-verify=false oci:",
+            node_->dir(), "/python-layout:latest docker://", image_);
+    ASSERT_EQ(system(push.c_str()), 0);
+    grpc::Status pulled = node_->Pull(image_);
+    ASSERT_TRUE(pulled.ok()) << pulled.error_message();
+  }
+  static void TearDownTestSuite() {
+    delete node_;
+    node_ = nullptr;
+  }
+  void TearDown() override {
+    grpc::ClientContext context;
+    api::ListPodSandboxResponse pods;
+    ASSERT_TRUE(node_->runtime().ListPodSandbox(&context, {}, &pods).ok());
+    for (const auto& pod : pods.items()) EXPECT_TRUE(node_->RemovePod(pod.id()).ok());
+  }
+
+  struct Run {
+    std::string container, log;
+    int exit = -1;
+    bool forked = false;
+    std::string reason;
+    grpc::Status status;
+  };
+  static nlohmann::json Info(const std::string& container) {
+    grpc::ClientContext context;
+    api::ContainerStatusRequest request;
+    request.set_container_id(container);
+    request.set_verbose(true);
+    api::ContainerStatusResponse response;
+    EXPECT_TRUE(node_->runtime().ContainerStatus(&context, request, &response).ok());
+    return nlohmann::json::parse(response.info().at("info"));
+  }
+  // One pod of the kind that `annotations` make, with a program that ends unless `wait` is false.
+  static Run RunOne(std::vector<std::string> command, std::map<std::string, std::string> annotations, bool wait = true) {
+    static int number = 0;
+    const std::string name = Cat("z", ++number);
+    api::PodSandboxConfig pod = node_->PodConfig(name);
+    pod.set_hostname("pod");
+    pod.mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_pid(api::CONTAINER);
+    for (const auto& [key, value] : annotations) (*pod.mutable_annotations())[key] = value;
+    Run run;
+    const std::string id = node_->RunPod(pod, "sock", &run.status);
+    api::ContainerConfig config = node_->ContainerConfig(name, std::move(command));
+    config.mutable_image()->set_image(image_);
+    auto* security = config.mutable_linux()->mutable_security_context();
+    security->mutable_namespace_options()->set_pid(api::CONTAINER);
+    security->mutable_seccomp()->set_profile_type(api::SecurityProfile::RuntimeDefault);
+    run.container = node_->Create(id, pod, config, &run.status);
+    if (run.container.empty()) return run;
+    const nlohmann::json info = Info(run.container);
+    run.forked = info.at("forked").get<bool>();
+    run.reason = info.value("notForked", "");
+    run.status = node_->Start(run.container);
+    if (!wait) return run;
+    run.exit = node_->WaitExit(run.container).exit_code();
+    run.log = node_->WaitLog(name, "");
+    std::string text;  // without times
+    for (size_t at = 0, end; at < run.log.size(); at = end + 1) {
+      end = std::min(run.log.find('\n', at), run.log.size());
+      const std::string line = run.log.substr(at, end - at);
+      text += line.substr(std::min(line.size(), line.find(' ') + 1)) + "\n";
+    }
+    run.log = text;
+    return run;
+  }
+  // Until one is forked, or is not for another reason than that its Zygote is not there yet.
+  static Run RunForked(const std::vector<std::string>& command, const std::map<std::string, std::string>& annotations,
+                       bool wait = true) {
+    Run run;
+    for (int i = 0; i < 200; ++i) {
+      run = RunOne(command, annotations, wait);
+      if (run.forked || (run.reason.find("being made") == std::string::npos &&
+                         run.reason.find("sandbox-owner") == std::string::npos))
+        return run;
+      usleep(50000);  // until the Zygote is made: it has no event of its own
+    }
+    return run;
+  }
+  // The process of the only Zygote with `module`, by what its cgroup holds.
+  static std::vector<pid_t> ZygotePids() {
+    std::vector<pid_t> pids;
+    FILE* out = popen(Cat("cat /sys/fs/cgroup/pids/*/zygotes/*/cgroup.procs /sys/fs/cgroup/*e2e*/zygotes/*/cgroup.procs "
+                          "2>/dev/null | sort -un")
+                          .c_str(),
+                      "r");
+    for (int pid; fscanf(out, "%d", &pid) == 1;) pids.push_back(pid);
+    pclose(out);
+    return pids;
+  }
+};
+Node* ZygoteTest::node_ = nullptr;
+std::string ZygoteTest::image_;
+
+TEST_F(ZygoteTest, SecondPodIsForkedAndRunsLikeThePlainOne) {
+  const std::vector<std::string> command{"python3", "-c", kSelf};
+  const Run first = RunOne(command, {});
+  EXPECT_FALSE(first.forked);
+  EXPECT_THAT(first.reason, HasSubstr("being made"));
+  const Run forked = RunForked(command, {});
+  ASSERT_TRUE(forked.forked) << forked.reason;
+  EXPECT_EQ(forked.exit, 0);
+  const Run plain = RunOne(command, {{"zygote.cri-sock.io", "off"}});
+  EXPECT_FALSE(plain.forked);
+  EXPECT_EQ(plain.exit, 0);
+  EXPECT_EQ(forked.log, plain.log);
+}
+
+TEST_F(ZygoteTest, ExitCodesSignalsAndExec) {
+  EXPECT_EQ(RunForked({"python3", "-c", "import sys; sys.exit(3)"}, {}).exit, 3);
+  EXPECT_EQ(RunForked({"python3", "-c", "raise ValueError('x')"}, {}).exit, 1);
+  EXPECT_EQ(RunForked({"python3", "-c", "import os; os._exit(9)"}, {}).exit, 9);
+  EXPECT_EQ(RunForked({"python3", "/there/is/none.py"}, {}).exit, 2);
+  Run run = RunForked({"python3", "-c", "import time; time.sleep(1000)"}, {}, false);
+  ASSERT_TRUE(run.forked) << run.reason;
+  api::ExecSyncResponse said =
+      node_->Exec(run.container, {"python3", "-c", "import os; print(open('/proc/1/comm').read(), os.getuid())"}, 10);
+  EXPECT_EQ(said.stdout(), "python3\n 0\n");
+  EXPECT_EQ(node_->Status(run.container).state(), api::CONTAINER_RUNNING);
+}
+
+TEST_F(ZygoteTest, AnImportHasNothingOfTheHost) {
+  const Run run = RunForked({"python3", "-c", "import spy, sys; print(spy.seen)"}, {{"imports.cri-sock.io", "spy"}});
+  ASSERT_TRUE(run.forked) << run.reason;
+  EXPECT_THAT(run.log, HasSubstr("'caps': ['0000000000000000', '0000000000000000', '0000000000000000']"));
+  EXPECT_THAT(run.log, HasSubstr("'links': ['lo']"));
+  EXPECT_THAT(run.log, HasSubstr("'write': 'OSError'"));  // a read-only file system
+  EXPECT_THAT(run.log, HasSubstr("'others': []"));
+  EXPECT_THAT(run.log, HasSubstr("'kill': 'PermissionError'"));
+  EXPECT_THAT(run.log, testing::Not(HasSubstr("'uid': 0,")));
+}
+
+TEST_F(ZygoteTest, WhatIsNotForkableStartsPlainlyAndSaysWhy) {
+  for (auto [module, reason] : {std::pair{"threads", "thread"}, {"sockets", "socket"}, {"crashes", "import"}, {"raises", "not today"},
+                                {"keeps", "descriptor"}, {"forks", "process"}, {"nowhere", "nowhere"}}) {
+    const Run run = RunForked({"python3", "-c", "print('it runs')"}, {{"imports.cri-sock.io", module}});
+    EXPECT_FALSE(run.forked) << module;
+    EXPECT_THAT(run.reason, HasSubstr(reason)) << module;
+    EXPECT_EQ(run.exit, 0) << module;
+    EXPECT_THAT(run.log, HasSubstr("it runs")) << module;
+  }
+  EXPECT_THAT(RunOne({"python3", "-i", "-c", "1"}, {}).reason, testing::Not(IsEmpty()));
+}
+
+TEST_F(ZygoteTest, AnnotationsAreReadOrRefused) {
+  Run run = RunOne({"python3", "-c", "1"}, {{"packages.cri-sock.io", "numpy=="}});
+  EXPECT_EQ(run.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(run.status.error_message(), HasSubstr("packages.cri-sock.io"));
+  run = RunOne({"python3", "-c", "1"}, {{"zygote.cri-sock.io", "perhaps"}});
+  EXPECT_EQ(run.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(run.status.error_message(), HasSubstr("zygote.cri-sock.io"));
+  run = RunOne({"/usr/bin/python3", "-i"}, {{"zygote.cri-sock.io", "required"}});
+  EXPECT_EQ(run.status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+}
+
+TEST_F(ZygoteTest, AKilledZygoteTakesNothingWithItAndReturns) {
+  const std::vector<std::string> sleeps{"python3", "-c", "import time; time.sleep(1000)"};
+  Run lives = RunForked(sleeps, {}, false);
+  ASSERT_TRUE(lives.forked) << lives.reason;
+  std::vector<pid_t> before = ZygotePids();
+  ASSERT_FALSE(before.empty());
+  for (pid_t pid : before) kill(pid, SIGKILL);
+  EXPECT_EQ(RunOne({"python3", "-c", "print('runs')"}, {}).exit, 0);
+  const Run again = RunForked({"python3", "-c", "print('runs')"}, {});
+  EXPECT_TRUE(again.forked) << again.reason;
+  EXPECT_EQ(node_->Status(lives.container).state(), api::CONTAINER_RUNNING);
+}
+
+TEST_F(ZygoteTest, ForkedContainersOutliveTheDaemon) {
+  Run run = RunForked({"python3", "-c", "import time; time.sleep(1000)"}, {}, false);
+  ASSERT_TRUE(run.forked) << run.reason;
+  node_->KillDaemon(SIGKILL);
+  node_->StartDaemon();
+  EXPECT_EQ(node_->Status(run.container).state(), api::CONTAINER_RUNNING);
+  EXPECT_EQ(RunOne({"python3", "-c", "print('runs')"}, {}).exit, 0);
+  EXPECT_TRUE(RunForked({"python3", "-c", "print('runs')"}, {}).forked);
+}
+
+}  // namespace
+}  // namespace sock::test
