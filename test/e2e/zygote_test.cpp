@@ -70,7 +70,7 @@ class ZygoteTest : public testing::Test {
         "set -e; mkdir -p ", packages, " ", root, "/tmp ", root, "/proc ", root, "/sys ", root, "/dev ", root, "/etc ", root,
         "/usr/bin; cd /; cp -a --parents /usr/bin/python3.11 /usr/lib/python3.11 ", root, "; ln -s python3.11 ", root,
         "/usr/bin/python3; { ldd /usr/bin/python3.11; find /usr/lib/python3.11/lib-dynload -name '*.so' -exec ldd {} +; } 2>/dev/null",
-        " | grep -o '/[^ ]*\\.so[^ )]*' | sort -u | xargs -I F cp -L --parents F ", root, "; chmod 1777 ", root,
+        " | grep -o '[[:space:]]/[^ ]*\\.so[^ ):]* (' | tr -d '( \t' | sort -u | xargs -I{} cp -L --parents {} ", root, "; chmod 1777 ", root,
         "/tmp; echo 'root:x:0:0:root:/root:/bin/sh' > ", root, "/etc/passwd");
     ASSERT_EQ(system(make.c_str()), 0);
     std::ofstream(packages + "/spy.py") << kSpy;
@@ -87,7 +87,7 @@ class ZygoteTest : public testing::Test {
                                              "time.sleep(1000)']))\n";
     image_ = std::regex_replace(node_->image(), std::regex("busybox"), "python");
     const std::string push =
-        Cat("tar -C ", root, " -cf ", node_->dir(), "/python.tar . && " SOURCE_DIR "/hack/images/make-image --tar ", node_->dir(),
+        Cat("tar -C ", root, " -cf ", node_->dir(), "/python.tar . && ", SOURCE_DIR, "/hack/images/make-image --tar ", node_->dir(),
             "/python.tar --cmd python3 ", node_->dir(), "/python-layout && skopeo copy -q --dest-tls-verify=false oci:",
             node_->dir(), "/python-layout:latest docker://", image_);
     ASSERT_EQ(system(push.c_str()), 0);
