@@ -1,3 +1,5 @@
+#include <sys/stat.h>
+
 #include "absl/cleanup/cleanup.h"
 #include "runtime/base/ids.h"
 #include "runtime/lean_runtime.h"
@@ -60,6 +62,22 @@ absl::StatusOr<monitor::Fork> LeanRuntime::ToFork(const ContainerSpec& spec, con
     if (name != "op") become.Add(name, value);
   ASSIGN_OR_RETURN(*out.mutable_become(), become.Serialize());
   return out;
+}
+
+absl::Status LeanRuntime::CheckAlone(const std::string& cgroup, const ForkRequest& fork, pid_t pid) const {
+  ASSIGN_OR_RETURN(std::vector<pid_t> inside, cgroups_->Pids(cgroup));
+  if (inside != std::vector<pid_t>{pid})
+    return absl::AbortedError(Cat("the container's cgroup holds ", inside.size(), " processes before its start"));
+  absl::StatusOr<std::shared_ptr<Container>> zygote = FindContainer(fork.zygote_id);
+  if (!zygote.ok()) return absl::AbortedError("its Zygote ended meanwhile");
+  ASSIGN_OR_RETURN(std::vector<pid_t> others, cgroups_->Pids((*zygote)->cgroup_path));
+  struct stat own, other;
+  if (stat(Cat("/proc/", pid, "/ns/pid").c_str(), &own) < 0)
+    return absl::AbortedError("the forked process has ended");
+  for (const pid_t one : others)
+    if (stat(Cat("/proc/", one, "/ns/pid").c_str(), &other) == 0 && other.st_ino == own.st_ino)
+      return absl::AbortedError("the forked process has left another process in its PID namespace");
+  return absl::OkStatus();
 }
 
 // Once the process that waits in the sandbox is not the one that is wanted, it ends.

@@ -126,6 +126,9 @@ class LeanRuntime final : public Runtime {
   absl::StatusOr<ContainerInfo> Build(const ContainerSpec& spec, const ForkRequest* fork);
   absl::StatusOr<ContainerInfo> BuildPlain(const ContainerSpec& spec);
   absl::StatusOr<monitor::Fork> ToFork(const ContainerSpec& spec, const ForkRequest& fork, const Plan& plan);
+  // ABORTED where the forked process `pid` brought others with it: into the container's cgroup, or into its
+  // PID namespace while they stay in the Zygote's cgroup.
+  absl::Status CheckAlone(const std::string& cgroup, const ForkRequest& fork, pid_t pid) const;
   std::string TakeParked(const std::string& sandbox_id, const std::string& zygote_id);
   // Every operation but Exec and Create is asked for again where a monitor died before it answered.
   absl::StatusOr<monitor::Answer> Call(const monitor::Request& request, std::span<const int> fds = {},

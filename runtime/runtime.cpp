@@ -556,10 +556,7 @@ absl::StatusOr<ContainerInfo> LeanRuntime::Build(const ContainerSpec& spec, cons
   container->build_ms = Since(begin);
   ContainerInfo info{container->process.pid, prepared.user, fork != nullptr, ""};
   if (fork != nullptr) {
-    // What else a Zygote's process may have brought with it into the container's cgroup.
-    ASSIGN_OR_RETURN(std::vector<pid_t> inside, cgroups_->Pids(cgroup));
-    if (inside != std::vector<pid_t>{info.pid})
-      return absl::AbortedError(Cat("the forked container's cgroup holds ", inside.size(), " processes"));
+    RETURN_IF_ERROR(CheckAlone(cgroup, *fork, info.pid));
   }
   {
     std::unique_lock lock(mutex_);

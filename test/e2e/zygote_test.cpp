@@ -79,8 +79,9 @@ class ZygoteTest : public testing::Test {
     std::ofstream(packages + "/sockets.py") << "import socket\nkept = socket.socketpair()\n";
     std::ofstream(packages + "/crashes.py") << "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n";
     std::ofstream(packages + "/raises.py") << "raise RuntimeError('not today')\n";
-    std::ofstream(packages + "/keeps.py") << "import os, sys\n"
-                                             "os.register_at_fork(after_in_child=lambda: os.dup2(os.open('/dev/null', 0), 99))\n";
+    std::ofstream(packages + "/later.py") << "import os, time, _thread\n"
+                                             "os.register_at_fork(after_in_child=lambda: os.getpid() == 1 and "
+                                             "_thread.start_new_thread(time.sleep, (1000,)))\n";
     std::ofstream(packages + "/forks.py") << "import os\n"
                                              "os.register_at_fork(after_in_child=lambda: os.getpid() == 1 and "
                                              "os.spawnv(os.P_NOWAIT, '/usr/bin/python3', ['python3', '-c', 'import time; "
@@ -222,7 +223,7 @@ TEST_F(ZygoteTest, AnImportHasNothingOfTheHost) {
 
 TEST_F(ZygoteTest, WhatIsNotForkableStartsPlainlyAndSaysWhy) {
   for (auto [module, reason] : {std::pair{"threads", "thread"}, {"sockets", "socket"}, {"crashes", "import"}, {"raises", "not today"},
-                                {"keeps", "descriptor"}, {"forks", "process"}, {"nowhere", "nowhere"}}) {
+                                {"later", "forked process"}, {"forks", "process"}, {"nowhere", "nowhere"}}) {
     const Run run = RunForked({"python3", "-c", "print('it runs')"}, {{"imports.cri-sock.io", module}});
     EXPECT_FALSE(run.forked) << module;
     EXPECT_THAT(run.reason, HasSubstr(reason)) << module;
