@@ -278,12 +278,9 @@ bool Holds(const MarkerStep& step, const MarkerEnvironment& environment) {
     auto clause = ParseClause(step.op, right);
     return clause.ok() && Fits(*clause, left);
   }
-  if (step.op == "==") return left == right;
   if (step.op == "!=") return left != right;
-  if (step.op == "<") return left < right;
-  if (step.op == "<=") return left <= right;
-  if (step.op == ">") return left > right;
-  return left >= right;
+  // Texts have no order: none is less than another (as pip has it).
+  return step.op != "<" && step.op != ">" && left == right;
 }
 
 }  // namespace

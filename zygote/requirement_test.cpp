@@ -126,6 +126,8 @@ TEST(RequirementTest, Markers) {
   EXPECT_TRUE(Holds("platform_machine == 'x86_64'"));
   EXPECT_TRUE(Holds("'x86' in platform_machine"));
   EXPECT_FALSE(Holds("sys_platform == 'win32' or implementation_name != 'cpython'"));
+  EXPECT_TRUE(Holds("os_name >= 'posix'"));
+  EXPECT_FALSE(Holds("os_name > 'nt' or os_name >= 'nt' or os_name < 'z'"));
   // `and` binds before `or`.
   EXPECT_TRUE(Holds("os_name == 'posix' or os_name == 'nt' and os_name == 'java'"));
   EXPECT_FALSE(Holds("(os_name == 'posix' or os_name == 'nt') and os_name == 'java'"));
