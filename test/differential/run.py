@@ -22,20 +22,21 @@ The text is app.py in an empty working directory; a line `#==== PATH` begins ano
 executable one. PYTHON in a first line `#!PYTHON` is the interpreter's path.
 """
 import argparse
-import ctypes
 import json
 import os
 import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-HELPER = os.path.join(HERE, '../../zygote/python/zygote.py')
+sys.path.insert(0, os.path.join(HERE, '../../zygote/python'))
+
+from testing import Zygote, adopt, pack  # noqa: E402
+
 SELECTS = re.compile(r'(PYTHON|LANG|LC_|LD_|MALLOC_|PATH=|HOME=)(?!UNBUFFERED)')
 ADDRESS = re.compile(rb'0x[0-9a-f]{6,}|(?<=started )\d{8,}|(?<=stopped )\d{8,}')  # of objects and threads: chance
 TIMEOUT = 60
@@ -108,89 +109,6 @@ def corpus():
                 yield Program(name[:-3], f.read())
 
 
-def pack(op, *fields):
-    return b''.join(os.fsencode(str(part)) + b'\0' for pair in (('op', op),) + fields for part in pair)
-
-
-def unpack(message):
-    parts = [os.fsdecode(p) for p in message.split(b'\0')[:-1]]
-    return list(zip(parts[::2], parts[1::2]))
-
-
-class Zygote:
-    """A Zygote, as the monitor has it."""
-
-    def __init__(self, python, environment, modules, cwd='/'):
-        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.serial = 0
-        with open(HELPER) as f:
-            source = f.read()
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                os.chdir(cwd)
-                fd = os.dup(theirs.fileno())
-                null = os.open('/dev/null', os.O_RDWR)
-                for n in (0, 1):
-                    os.dup2(null, n)
-                os.dup2(fd, 3)
-                os.closerange(4, 256)
-                for n in range(1, signal.NSIG):
-                    try:
-                        signal.signal(n, signal.SIG_DFL)
-                    except (OSError, ValueError):
-                        pass
-                os.execve(python, [python, '-c', source], dict(e.split('=', 1) for e in environment))
-            finally:
-                os._exit(127)
-        theirs.close()
-        self.ask('hello')
-        answer = self.ask('load', *[('module', m) for m in modules])
-        if ('forkable', 'yes') not in answer:
-            raise RuntimeError('the Zygote cannot be forked: %s' % answer)
-        for key, value in answer:
-            if key == 'missing':
-                raise RuntimeError('not loaded: ' + value)
-
-    def ask(self, op, *fields, fds=()):
-        self.serial += 1
-        socket.send_fds(self.socket, [pack(op, ('serial', self.serial), *fields)], list(fds))
-        answer = unpack(self.socket.recv(200000))
-        if not answer or answer[0][1] == 'failed':
-            raise RuntimeError('%s: %s' % (op, answer))
-        return answer
-
-    def start(self, argv, environment, cwd, stdio, comm=None, extra=()):
-        """A program from here, up to the moment where it may go; its pid and channel."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self.ask('fork', fds=[theirs.fileno()])
-        theirs.close()
-        message, control, _, _ = ours.recvmsg(1000, 64)
-        pid = int.from_bytes(control[0][2][:4], sys.byteorder)
-        fields = [('arg', a) for a in argv] + [('env', e) for e in environment] + command(argv)
-        fields += [('cwd', cwd), ('umask', 0o022)] + ([('comm', comm)] if comm else []) + list(extra)
-        socket.send_fds(ours, [pack('become', *fields)], stdio)
-        answer = unpack(ours.recv(200000))
-        return pid, ours, answer
-
-    def end(self):
-        self.socket.close()
-        os.waitpid(self.pid, 0)
-
-
-def command(argv):
-    """What the monitor tells of a command line `python [-u] [-B] (FILE | -m NAME | -c TEXT) ...`."""
-    rest, fields = list(argv[1:]), []
-    while rest and rest[0] in ('-u', '-B'):
-        fields.append(('option', rest.pop(0)))
-    mode = {'-m': 'module', '-c': 'command'}.get(rest[0])
-    if mode:
-        rest.pop(0)
-    fields += [('mode', mode or 'script'), ('target', rest.pop(0))]
-    return fields + [('argument', a) for a in rest]
-
-
 def resolve(argv, python, cwd):
     """What execve(2) makes of a script: the interpreter of its first line in front. With it, /proc/self/comm."""
     if argv[0] == python:
@@ -209,7 +127,7 @@ class Runner:
         self.zygotes = {}
         self.top = tempfile.mkdtemp(prefix='differential-')
         self.work = os.path.join(self.top, 'work')
-        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: what a Zygote forks is ours
+        adopt()
 
     def zygote(self, environment):
         key = tuple(e for e in environment if SELECTS.match(e))
@@ -253,7 +171,7 @@ class Runner:
                 pid = self.plain(argv, environment, stdio)
             else:
                 argv, comm = resolve(argv, self.python, self.work)
-                pid, channel, answer = self.zygote(environment).start(argv, environment, self.work, stdio, comm)
+                pid, channel, answer = self.zygote(environment).program(argv, environment, self.work, stdio, comm)
                 if answer[0][1] == 'ready':
                     channel.send(pack('go'))
                     channel.close()

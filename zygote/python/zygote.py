@@ -15,6 +15,7 @@ if __name__ == '__main__':
     _path0 = sys.path[:1] == [''] and not sys.flags.isolated and not getattr(sys.flags, 'safe_path', False)
     if _path0:
         del sys.path[0]  # `-c` puts the working directory there: the Zygote's is nobody's
+        sys.path_importer_cache.pop(sys.modules['os'].getcwd(), None)
 
 import os
 import _signal
@@ -308,7 +309,7 @@ class Zygote:
                 reason = reason or 'a before_freeze hook raised %s: %s' % (type(e).__name__, e)
         gc.collect()
         gc.freeze()
-        reason = leftovers(before) or reason
+        reason = leftovers(before, bool(modules)) or reason
         answer = [('module', m) for m in loaded] + [('missing', m) for m in missing]
         answer.append(('forkable', 'no' if reason else 'yes'))
         if reason:
@@ -487,7 +488,8 @@ def flush():
 
 
 def scratch():
-    return {d for d in (os.environ.get('TMPDIR'), '/tmp', '/var/tmp', os.environ.get('HOME')) if d and d != '/'}
+    temporary = os.environ.get('TMPDIR')
+    return {d for d in ((temporary,) if temporary else ('/tmp', '/var/tmp')) + (os.environ.get('HOME'),) if d and d != '/'}
 
 
 def files(folder):
@@ -523,7 +525,7 @@ def state():
     return links(), everything
 
 
-def leftovers(before):
+def leftovers(before, imported):
     """Why nothing can be forked from here, or ''. Python itself sees no thread of a library's."""
     threads = os.listdir('/proc/self/task')
     if len(threads) > 1:
@@ -545,7 +547,7 @@ def leftovers(before):
     except OSError:
         pass
     now = set()
-    for folder in scratch():
+    for folder in scratch() if imported else ():
         now |= files(folder)
     new = sorted(now - before[1])
     if new:
@@ -595,6 +597,9 @@ class Plan:
             self.groups = []
             for group in fields.get('group', []):
                 self.groups.append(number({'group': [group]}, 'group'))
+        for one in [self.uid, self.gid] + (self.groups or []):
+            if one >= 0xffffffff:
+                raise Failed('protocol', 0, 'become: %d is no id' % one)  # -1 would change nothing
         self.umask = number(fields, 'umask', 0o022)
         self.caps = {}
         for name in ('bounding', 'permitted', 'effective', 'inheritable', 'ambient'):
