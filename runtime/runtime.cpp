@@ -672,10 +672,10 @@ absl::StatusOr<ExecResult> LeanRuntime::ExecSync(const std::string& id, const Ex
   std::string* outputs[2] = {&result.out, &result.err};
   for (int i = 0; i < 2; ++i) fcntl(answer->fds[static_cast<size_t>(i)].get(), F_SETFL, O_NONBLOCK);
   auto deadline = steady_clock::now() + request.timeout;
-  // Reads what is there; false at end of file.
+  // Reads what is there, of one that writes without end no more than a pipe holds; false at end of file.
   auto drain = [&](size_t i) {
     char buffer[65536];
-    for (;;) {
+    for (int reads = 0; reads < 16; ++reads) {
       ssize_t n = read(answer->fds[i].get(), buffer, sizeof buffer);
       if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) return false;
       if (n < 0 && errno == EAGAIN) return true;
@@ -683,6 +683,7 @@ absl::StatusOr<ExecResult> LeanRuntime::ExecSync(const std::string& id, const Ex
         outputs[i]->append(buffer,
                            std::min(static_cast<size_t>(n), request.output_limit - outputs[i]->size()));
     }
+    return true;
   };
   bool open[2] = {true, true};
   for (;;) {

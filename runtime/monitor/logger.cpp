@@ -62,6 +62,7 @@ class Writer {
 
   void Put(const std::shared_ptr<Log>& log, std::string text) {
     std::lock_guard lock(mutex_);
+    if (text.empty() && log->dropped == 0) return;
     if (queued_ + text.size() > kQueueBytes || log->queued + text.size() > kLogQueueBytes) {
       for (char c : text) log->dropped += c == '\n';
       return;
@@ -101,14 +102,30 @@ class Writer {
         std::lock_guard log_lock(block.log->mutex);
         if (std::exchange(block.log->has_reopened, false)) block.log->file = std::move(block.log->reopened);
       }
-      absl::Status written = absl::OkStatus();
-      if (block.log->file.valid()) written = WriteAll(block.log->file.get(), block.text);
+      std::string_view lost;
+      if (block.log->file.valid()) lost = Write(block.log->file.get(), block.text);
       lock.lock();
       queued_ -= block.text.size();
       block.log->queued -= block.text.size();
-      if (!written.ok())
-        for (char c : block.text) block.log->dropped += c == '\n';
+      for (char c : lost) block.log->dropped += c == '\n';
     }
+  }
+
+  // Whole records; gives back those that the disk did not take.
+  static std::string_view Write(int file, std::string_view text) {
+    size_t done = 0;
+    while (done < text.size()) {
+      ssize_t n = write(file, text.data() + done, text.size() - done);
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) break;
+      done += static_cast<size_t>(n);
+    }
+    if (done == text.size()) return {};
+    const size_t whole = done == 0 ? 0 : text.rfind('\n', done - 1) + 1;  // npos + 1 is 0
+    // Part of a record would spoil the next one.
+    if (off_t end = lseek(file, 0, SEEK_CUR); whole < done && end >= static_cast<off_t>(done - whole))
+      (void)!ftruncate(file, end - static_cast<off_t>(done - whole));
+    return text.substr(whole);
   }
 
   std::mutex mutex_;
@@ -172,7 +189,7 @@ class Reader {
       source.cutter.Feed({buffer.data(), static_cast<size_t>(n)}, NowNs(), text);
     else  // end of file; a pty's master says EIO
       source.cutter.Finish(NowNs(), text);
-    if (!text.empty()) writer_.Put(source.log, std::move(text));
+    if (!text.empty() || n <= 0) writer_.Put(source.log, std::move(text));
     if (n <= 0) {
       epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, it->first, nullptr);
       sources_.erase(it);

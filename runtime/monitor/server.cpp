@@ -648,7 +648,8 @@ absl::Status Server::StartProcess(const std::string& id, uint64_t serial) {
     Answer(serial, absl::OkStatus(), std::move(reply));
     return absl::OkStatus();
   }
-  if (process.ended || (process.started && !process.adopted) || !process.at_barrier)
+  if (process.ended || (process.started && !process.adopted) || !process.at_barrier ||
+      !process.barrier.valid())
     return absl::FailedPreconditionError(Cat("process `", id, "` is not waiting to be started"));
   process.started = true;  // whether it is or not: who comes after us sends the word again
   if (!process.is_exec) {
@@ -664,6 +665,8 @@ absl::Status Server::StartProcess(const std::string& id, uint64_t serial) {
   } else {
     sent = SendMessage(process.barrier.get(), "go");
   }
+  if (int err = ErrnoOf(sent); err == EPIPE || err == ECONNRESET || err == ENOTCONN)
+    return absl::FailedPreconditionError(Cat("process `", id, "` was ended before it was started"));
   RETURN_IF_ERROR_AS(sent, "start");
   process.serial = serial;
   return absl::OkStatus();

@@ -58,15 +58,6 @@ std::string HowItEnded(pid_t pid) {
   return WIFEXITED(status) ? Cat("exit code ", WEXITSTATUS(status)) : Cat("signal ", WTERMSIG(status));
 }
 
-// Asks `condition` at short intervals: what is waited for here (another program's readiness) has no event to wait on.
-template <typename Condition>
-bool Until(Condition condition) {
-  for (auto end = steady_clock::now() + kPatience; steady_clock::now() < end; poll(nullptr, 0, 10)) {
-    if (condition()) return true;
-  }
-  return false;
-}
-
 bool Listens(int port) {
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in address{};
@@ -80,7 +71,14 @@ bool Listens(int port) {
 
 }  // namespace
 
-Node::Node() {
+bool Until(const std::function<bool()>& condition) {
+  for (auto end = steady_clock::now() + kPatience; steady_clock::now() < end; poll(nullptr, 0, 10)) {
+    if (condition()) return true;
+  }
+  return false;
+}
+
+Node::Node() : program_(DAEMON) {
   char name[] = "/tmp/sock-e2e-XXXXXX";
   EXPECT_NE(mkdtemp(name), nullptr);
   dir_ = name;
@@ -90,12 +88,14 @@ Node::Node() {
   subnet_ = Cat("10.", 150 + getpid() % 100, ".0.");
   cgroup_ = Cat("cri-sock-e2e-", getpid());
   registry_port_ = FreePort();
-  std::ofstream(dir_ + "/registry.yml") << "version: 0.1\nstorage: {filesystem: {rootdirectory: " << dir_
-                                        << "/registry}}\nhttp: {addr: \"127.0.0.1:" << registry_port_ << "\"}\n";
+  std::ofstream(dir_ + "/registry.yml")
+      << "version: 0.1\nstorage: {filesystem: {rootdirectory: " << dir_
+      << "/registry}}\nhttp: {addr: \"127.0.0.1:" << registry_port_ << "\"}\n";
   registry_ = Spawn({"docker-registry", "serve", dir_ + "/registry.yml"}, dir_ + "/registry.log");
   EXPECT_TRUE(Until([&] { return Listens(registry_port_); })) << "no registry";
-  std::string make = Cat(SOURCE_DIR "/hack/images/make-image --busybox /bin/busybox ", dir_, "/layout && skopeo copy -q ",
-                         "--dest-tls-verify=false oci:", dir_, "/layout:latest docker://", image());
+  std::string make =
+      Cat(SOURCE_DIR "/hack/images/make-image --busybox /bin/busybox ", dir_, "/layout && skopeo copy -q ",
+          "--dest-tls-verify=false oci:", dir_, "/layout:latest docker://", image());
   EXPECT_EQ(system(make.c_str()), 0);
   std::ofstream(dir_ + "/config.toml") << "[bridge]\nname = \"" << bridge_ << "\"\nsubnet = \"" << subnet_ << "0/24\"\n"
                                        << "[cni]\nconf_dir = \"" << dir_ << "/cni\"\n"
@@ -130,14 +130,16 @@ Node::~Node() {
 }
 
 void Node::StartDaemon() {
-  daemon_ = Spawn({DAEMON, "--listen", listen_, "--state", dir_ + "/run", "--root", dir_ + "/lib", "--config",
-                   dir_ + "/config.toml"},
+  daemon_ = Spawn({program_, "--listen", listen_, "--state", dir_ + "/run", "--root", dir_ + "/lib",
+                   "--config", dir_ + "/config.toml"},
                   dir_ + "/daemon.log");
   // A pool of its own: the connection of a daemon that was killed is not waited for.
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetMaxReceiveMessageSize(16 << 20);  // as kubelet's
   auto channel = grpc::CreateCustomChannel("unix:" + listen_, grpc::InsecureChannelCredentials(), arguments);
-  EXPECT_TRUE(channel->WaitForConnected(std::chrono::system_clock::now() + kPatience)) << "no daemon; " << HowItEnded(daemon_);
+  EXPECT_TRUE(channel->WaitForConnected(std::chrono::system_clock::now() + kPatience))
+      << "no daemon; " << HowItEnded(daemon_);
   runtime_ = api::RuntimeService::NewStub(channel);
   images_ = api::ImageService::NewStub(channel);
 }
@@ -146,6 +148,17 @@ void Node::KillDaemon(int signal) {
   kill(daemon_, signal);
   waitpid(daemon_, nullptr, 0);
   daemon_ = -1;
+}
+
+void Node::InstallPrograms() {
+  const std::filesystem::path from = std::filesystem::path(DAEMON).parent_path(), to = dir_ + "/bin";
+  std::filesystem::create_directories(to);
+  for (const char* name : {"cri-sockd", "cri-sock-monitor", "cri-sock-unpack"}) {
+    // A new file in the place of one that may run.
+    std::filesystem::copy_file(from / name, to / "new");
+    std::filesystem::rename(to / "new", to / name);
+  }
+  program_ = to / "cri-sockd";
 }
 
 std::string Node::image() const { return Cat("127.0.0.1:", registry_port_, "/busybox:latest"); }
@@ -169,7 +182,8 @@ api::PodSandboxConfig Node::PodConfig(const std::string& name) const {
   return config;
 }
 
-std::string Node::RunPod(const api::PodSandboxConfig& config, const std::string& handler, grpc::Status* status) {
+std::string Node::RunPod(const api::PodSandboxConfig& config, const std::string& handler,
+                         grpc::Status* status) {
   grpc::ClientContext context;
   api::RunPodSandboxRequest request;
   api::RunPodSandboxResponse response;
@@ -246,12 +260,13 @@ std::string Node::WaitLog(const std::string& name, const std::string& text) cons
   EXPECT_TRUE(Until([&] {
     log = Log(name);
     return log.find(text) != std::string::npos;
-  })) << "no `" << text << "` in: " << log;
+  })) << "no `"
+      << text << "` in: " << log;
   return log;
 }
 
-api::ExecSyncResponse Node::Exec(const std::string& container, std::vector<std::string> command, int64_t timeout_s,
-                                 grpc::Status* status) {
+api::ExecSyncResponse Node::Exec(const std::string& container, std::vector<std::string> command,
+                                 int64_t timeout_s, grpc::Status* status) {
   grpc::ClientContext context;
   api::ExecSyncRequest request;
   api::ExecSyncResponse response;
@@ -290,14 +305,14 @@ std::vector<std::string> Node::Leftovers() const {
     }
   }
   std::error_code ignored;
-  for (const std::string& root : {"/sys/fs/cgroup/memory/" + cgroup_, "/sys/fs/cgroup/pids/" + cgroup_,
-                                  "/sys/fs/cgroup/" + cgroup_}) {
+  for (const std::string& root :
+       {"/sys/fs/cgroup/memory/" + cgroup_, "/sys/fs/cgroup/pids/" + cgroup_, "/sys/fs/cgroup/" + cgroup_}) {
     for (const auto& entry : std::filesystem::directory_iterator(root, ignored)) {
       if (entry.is_directory()) found.push_back("cgroup " + entry.path().string());
     }
   }
-  for (const char* folder : {"/run/sandboxes", "/run/containers", "/run/netns", "/run/sandbox-files", "/lib/images/snapshots",
-                             "/lib/snapshots"}) {
+  for (const char* folder : {"/run/sandboxes", "/run/containers", "/run/netns", "/run/sandbox-files",
+                             "/lib/images/snapshots", "/lib/snapshots"}) {
     for (const auto& entry : std::filesystem::directory_iterator(dir_ + folder, ignored)) {
       found.push_back("file " + entry.path().string());
     }

@@ -1,9 +1,11 @@
-// A node for tests: a registry on loopback with a busybox image, a daemon of our own in a folder of its own, a client.
+// A node for tests: a registry on loopback with a busybox image, a daemon of our own in a folder of its own,
+// a client.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
 #include <sys/types.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -14,15 +16,23 @@ namespace sock::test {
 
 namespace api = ::runtime::v1;
 
+// Asks `condition` at short intervals for at most 20 s; whether it came true. For what has no event to wait
+// on, such as another program's readiness.
+bool Until(const std::function<bool()>& condition);
+
 class Node {
  public:
-  // Starts the registry, pushes the image, writes the configuration and starts the daemon. Fails the test on trouble.
+  // Starts the registry, pushes the image, writes the configuration and starts the daemon. Fails the test on
+  // trouble.
   Node();
   // Removes every pod, ends daemon, monitor and registry, and removes the folder.
   ~Node();
 
   void StartDaemon();
   void KillDaemon(int signal);  // and waits for its end
+  pid_t daemon() const { return daemon_; }
+  // From the next start of the daemon on, copies of the programs are run that are made now, as by an upgrade.
+  void InstallPrograms();
 
   const std::string& dir() const { return dir_; }
   const std::string& listen() const { return listen_; }
@@ -38,8 +48,8 @@ class Node {
   std::string RunPod(const api::PodSandboxConfig& config, const std::string& handler = "sock",
                      grpc::Status* status = nullptr);
   api::ContainerConfig ContainerConfig(const std::string& name, std::vector<std::string> command) const;
-  std::string Create(const std::string& pod, const api::PodSandboxConfig& pod_config, const api::ContainerConfig& config,
-                     grpc::Status* status = nullptr);
+  std::string Create(const std::string& pod, const api::PodSandboxConfig& pod_config,
+                     const api::ContainerConfig& config, grpc::Status* status = nullptr);
   grpc::Status Start(const std::string& container);
   api::ContainerStatus Status(const std::string& container);
   // Waits until the container has exited, at most 20 s.
@@ -47,15 +57,15 @@ class Node {
   std::string Log(const std::string& name) const;  // the CRI log as it stands
   // Waits until the log holds `text`, at most 20 s; returns the log.
   std::string WaitLog(const std::string& name, const std::string& text) const;
-  api::ExecSyncResponse Exec(const std::string& container, std::vector<std::string> command, int64_t timeout_s,
-                             grpc::Status* status = nullptr);
+  api::ExecSyncResponse Exec(const std::string& container, std::vector<std::string> command,
+                             int64_t timeout_s, grpc::Status* status = nullptr);
   grpc::Status RemovePod(const std::string& pod);
 
   // What of ours is on the machine now: processes, mounts, cgroups, interfaces, named by kind.
   std::vector<std::string> Leftovers() const;
 
  private:
-  std::string dir_, listen_, bridge_, subnet_, cgroup_;
+  std::string program_, dir_, listen_, bridge_, subnet_, cgroup_;
   int registry_port_ = 0;
   pid_t registry_ = -1, daemon_ = -1;
   std::unique_ptr<api::RuntimeService::Stub> runtime_;
