@@ -20,6 +20,7 @@ struct Config {
   std::string cni_conf_dir = "/etc/cni/net.d";
   std::vector<std::string> cni_bin_dirs{"/opt/cni/bin", "/usr/lib/cni"};
   std::string bridge = "cri-sock0", subnet = "10.88.0.0/16";
+  bool operator==(const Config&) const = default;
 };
 
 // Reads `path`. A missing file is the defaults. INVALID_ARGUMENT names the key and the line.

@@ -353,6 +353,14 @@ TEST(Signals, ParseAndBack) {
     EXPECT_FALSE(ParseSignal(bad).ok()) << bad;
 }
 
+TEST(ConfigFile, TheOneThatIsInstalledShowsTheDefaults) {
+  auto text = ReadFile(SOURCE_DIR "/deploy/config.toml");
+  ASSERT_TRUE(text.ok()) << text.status();
+  auto config = ParseConfig(*text);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(*config, Config());
+}
+
 TEST(ConfigFile, UnknownKeysAndWrongTypesAreErrors) {
   EXPECT_EQ(ParseConfig("")->handlers.size(), 2u);
   EXPECT_EQ(ParseConfig("[bridge]\nsubnet = \"10.1.0.0/16\"\n")->subnet, "10.1.0.0/16");
