@@ -32,10 +32,10 @@ absl::Status NeedsNode(const api::ContainerConfig& config) {
   if (config.devices_size() > 0 || config.cdi_devices_size() > 0)
     return absl::InvalidArgumentError("it has devices");
   static const std::set<std::string> kNode = {
-      "ALL",       "AUDIT_CONTROL", "AUDIT_READ",   "BLOCK_SUSPEND", "BPF",        "CHECKPOINT_RESTORE",
-      "IPC_LOCK",  "LINUX_IMMUTABLE", "MAC_ADMIN",  "MAC_OVERRIDE",  "PERFMON",    "SYSLOG",
-      "SYS_BOOT",  "SYS_MODULE",    "SYS_NICE",     "SYS_PACCT",     "SYS_RAWIO",  "SYS_RESOURCE",
-      "SYS_TIME",  "SYS_TTY_CONFIG", "WAKE_ALARM"};
+      "ALL",      "AUDIT_CONTROL",   "AUDIT_READ", "BLOCK_SUSPEND", "BPF",       "CHECKPOINT_RESTORE",
+      "IPC_LOCK", "LINUX_IMMUTABLE", "MAC_ADMIN",  "MAC_OVERRIDE",  "PERFMON",   "SYSLOG",
+      "SYS_BOOT", "SYS_MODULE",      "SYS_NICE",   "SYS_PACCT",     "SYS_RAWIO", "SYS_RESOURCE",
+      "SYS_TIME", "SYS_TTY_CONFIG",  "WAKE_ALARM"};
   for (std::string name : config.linux().security_context().capabilities().add_capabilities()) {
     for (char& c : name) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
     if (name.starts_with("CAP_")) name.erase(0, 4);
@@ -78,8 +78,10 @@ absl::Status Cri::MakeContainer(const SandboxRecord& pod, const api::ContainerCo
     RETURN_IF_ERROR(NeedsNode(config));
     // As kubelet does for a pod that asks for a user namespace itself.
     if (config.linux().security_context().has_namespace_options())
-      *config.mutable_linux()->mutable_security_context()->mutable_namespace_options()->mutable_userns_options() =
-          userns;
+      *config.mutable_linux()
+           ->mutable_security_context()
+           ->mutable_namespace_options()
+           ->mutable_userns_options() = userns;
     for (api::Mount& mount : *config.mutable_mounts()) {
       if (mount.has_image() || mount.uidmappings_size() > 0) continue;
       *mount.mutable_uidmappings() = userns.uids();
@@ -124,9 +126,9 @@ absl::Status Cri::MakeContainer(const SandboxRecord& pod, const api::ContainerCo
   zygote::Choice choice;
   if (sock) {
     zygote::Wanted wanted;
-    ASSIGN_OR_RETURN(wanted.request,
-                     oci::ResolveAnnotations({pod.config.annotations().begin(), pod.config.annotations().end()},
-                                             config.metadata().name(), image));
+    ASSIGN_OR_RETURN(wanted.request, oci::ResolveAnnotations(
+                                         {pod.config.annotations().begin(), pod.config.annotations().end()},
+                                         config.metadata().name(), image));
     required = wanted.request.mode == oci::ZygoteRequest::Mode::kRequired;
     wanted.image = image;
     wanted.args = spec.spec.process.args;
@@ -134,8 +136,7 @@ absl::Status Cri::MakeContainer(const SandboxRecord& pod, const api::ContainerCo
     wanted.cwd = spec.spec.process.cwd;
     for (const api::Mount& mount : config.mounts()) wanted.volumes.push_back(mount.container_path());
     wanted.terminal = spec.spec.process.terminal;
-    if (spec.spec.seccomp &&
-        IsDefault(*spec.spec.seccomp, spec.spec.process.capabilities.bounding))
+    if (spec.spec.seccomp && IsDefault(*spec.spec.seccomp, spec.spec.process.capabilities.bounding))
       wanted.default_seccomp = spec.spec.seccomp;
     wanted.trust_domain = pod.config.metadata().namespace_();
     wanted.sandbox_owner = pod.info.owner_uid;

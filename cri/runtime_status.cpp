@@ -50,6 +50,25 @@ absl::Status Cri::Status(const api::StatusRequest& request, api::StatusResponse*
                            {"containers", containers_.List().size()}};
     (*response->mutable_info())["config"] =
         info.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    nlohmann::json all = nlohmann::json::array();
+    if (zygote::Zygotes* zygotes = zygotes_; zygotes != nullptr)
+      for (const zygote::ZygoteStatus& one : zygotes->List())
+        all.push_back({{"key", one.key},
+                       {"id", one.id},
+                       {"image", one.image},
+                       {"state", one.state},
+                       {"reason", one.reason},
+                       {"modules", one.modules},
+                       {"trustDomain", one.trust_domain},
+                       {"uid", one.uid},
+                       {"hits", one.hits},
+                       {"misses", one.misses},
+                       {"predicted", one.predicted},
+                       {"importMilliseconds", one.import_ms},
+                       {"memoryBytes", one.memory_bytes},
+                       {"madeAt", one.made_at.time_since_epoch() / std::chrono::nanoseconds(1)}});
+    (*response->mutable_info())["zygotes"] =
+        all.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   }
   return absl::OkStatus();
 }

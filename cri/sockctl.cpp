@@ -6,6 +6,7 @@
 #include <fstream>
 #include <iostream>
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "api.grpc.pb.h"
 #include "cri/doctor.h"
@@ -21,7 +22,7 @@ using sock::Cat;
 constexpr char kUsage[] =
     "usage: sockctl [--socket SOCKET] [--root DIR] COMMAND\n"
     "  version | pods | ps [-a] | images | pull REF | images import PATH [NAME]\n"
-    "  logs ID | exec ID CMD... | stop-pod ID | rm-pod ID | doctor\n";
+    "  logs ID | exec ID CMD... | stop-pod ID | rm-pod ID | zygotes [--json] | why ID | doctor\n";
 
 int Fail(const grpc::Status& status) {
   std::cerr << "sockctl: " << status.error_message() << "\n";
@@ -129,6 +130,44 @@ class Client {
     return 0;
   }
 
+  // The Zygotes as a table, or with `json` as the daemon tells them.
+  int Zygotes(bool json) {
+    grpc::ClientContext context;
+    api::StatusRequest q;
+    q.set_verbose(true);
+    api::StatusResponse r;
+    if (auto s = runtime_->Status(&context, q, &r); !s.ok()) return Fail(s);
+    const nlohmann::json all = nlohmann::json::parse(r.info().at("zygotes"), nullptr, false);
+    if (json || !all.is_array()) {
+      fmt::print("{}\n", all.dump(2));
+      return all.is_array() ? 0 : 1;
+    }
+    fmt::print("{:<14}{:<11}{:<20}{:>6}{:>8}{:>10}{:>11}{:>9}  {}\n", "KEY", "STATE", "IMAGE", "HITS",
+               "MISSES", "PREDICTED", "IMPORT ms", "MiB", "LAST REASON");
+    for (const nlohmann::json& one : all)
+      fmt::print("{:<14}{:<11}{:<20}{:>6}{:>8}{:>10}{:>11}{:>9.1f}  {}\n", one.value("key", "").substr(0, 12),
+                 one.value("state", ""), one.value("image", "").substr(0, 19), one.value("hits", 0),
+                 one.value("misses", 0), one.value("predicted", 0), one.value("importMilliseconds", 0),
+                 one.value("memoryBytes", 0.0) / (1 << 20), one.value("reason", ""));
+    return 0;
+  }
+
+  // Whether the container was forked, and why not.
+  int Why(const std::string& id) {
+    grpc::ClientContext context;
+    api::ContainerStatusRequest q;
+    q.set_container_id(id);
+    q.set_verbose(true);
+    api::ContainerStatusResponse r;
+    if (auto s = runtime_->ContainerStatus(&context, q, &r); !s.ok()) return Fail(s);
+    const nlohmann::json info = nlohmann::json::parse(r.info().at("info"), nullptr, false);
+    if (info.value("forked", false))
+      fmt::print("forked from Zygote {}\n", info.value("zygote", ""));
+    else
+      fmt::print("started plainly: {}\n", info.value("notForked", "its pod's handler is not `sock`"));
+    return 0;
+  }
+
   int Exec(const std::string& id, char** command) {
     grpc::ClientContext context;
     api::ExecSyncRequest q;
@@ -201,6 +240,8 @@ int main(int argc, char** argv) {
   if (command == "images" && n == 1) return client.Images();
   if (command == "pull" && n == 2) return client.Pull(a[1]);
   if (command == "logs" && n == 2) return client.Logs(a[1]);
+  if (command == "zygotes" && n <= 2) return client.Zygotes(n == 2 && std::string(a[1]) == "--json");
+  if (command == "why" && n == 2) return client.Why(a[1]);
   if (command == "exec" && n >= 3) return client.Exec(a[1], a + 2);
   if (command == "run") return client.Run(n, a);
   if (command == "stop-pod" && n == 2) return client.StopPod(a[1]);

@@ -16,7 +16,8 @@ std::string Hex(std::string_view bytes) {
 // user_namespaces(7): what the host calls `id` of the namespace.
 absl::StatusOr<uint32_t> OnHost(const IdMappings& mappings, uint32_t id) {
   for (const oci::IdMapping& one : mappings)
-    if (id >= one.container_id && id - one.container_id < one.size) return one.host_id + (id - one.container_id);
+    if (id >= one.container_id && id - one.container_id < one.size)
+      return one.host_id + (id - one.container_id);
   return absl::InvalidArgumentError(Cat("id ", id, " is not mapped in the pod's user namespace"));
 }
 
@@ -67,7 +68,8 @@ absl::StatusOr<monitor::Fork> LeanRuntime::ToFork(const ContainerSpec& spec, con
 absl::Status LeanRuntime::CheckAlone(const std::string& cgroup, const ForkRequest& fork, pid_t pid) const {
   ASSIGN_OR_RETURN(std::vector<pid_t> inside, cgroups_->Pids(cgroup));
   if (inside != std::vector<pid_t>{pid})
-    return absl::AbortedError(Cat("the container's cgroup holds ", inside.size(), " processes before its start"));
+    return absl::AbortedError(
+        Cat("the container's cgroup holds ", inside.size(), " processes before its start"));
   absl::StatusOr<std::shared_ptr<Container>> zygote = FindContainer(fork.zygote_id);
   if (!zygote.ok()) return absl::AbortedError("its Zygote ended meanwhile");
   ASSIGN_OR_RETURN(std::vector<pid_t> others, cgroups_->Pids((*zygote)->cgroup_path));
@@ -113,7 +115,8 @@ absl::StatusOr<SpareSandbox> LeanRuntime::MakeSpare(const SpareKind& kind) {
     ASSIGN_OR_RETURN(spare.first_id, ranges_.Take());
     ids = {{0, spare.first_id, IdRanges::kSize}};
   }
-  ASSIGN_OR_RETURN(Sandbox made, MakeNamespaces(NewId(), true, true, true, false, {}, ids, ids, kind.owner_uid));
+  ASSIGN_OR_RETURN(Sandbox made,
+                   MakeNamespaces(NewId(), true, true, true, false, {}, ids, ids, kind.owner_uid));
   const std::string pins = NewId();
   RETURN_IF_ERROR(Pin(pins, made, {spare.first_id, spare.first_id}));
   spare.pins = pins;
@@ -133,8 +136,10 @@ absl::StatusOr<SpareSandbox> LeanRuntime::MakeSpare(const SpareKind& kind) {
     const int fds[] = {spare.user.get(), spare.net.get(), spare.ipc.get(), spare.uts.get()};
     absl::StatusOr<monitor::Answer> parked = Call(park, fds, kForkPatience);
     // Without one the sandbox serves as well: the process is forked when it is asked for.
-    if (parked.ok()) spare.parked = id;
-    else Forget(id).IgnoreError();
+    if (parked.ok())
+      spare.parked = id;
+    else
+      Forget(id).IgnoreError();
   }
   std::move(undo).Cancel();
   return spare;
@@ -165,7 +170,8 @@ absl::StatusOr<SpareSandbox> LeanRuntime::TakeSpare(const SpareKind& kind) {
 
 void LeanRuntime::StartPool(const SpareKind& kind, int size) {
   auto pool = std::make_shared<SparePool>(
-      size, [this, kind] { return MakeSpare(kind); }, [this](SpareSandbox spare) { DiscardSpare(std::move(spare)); });
+      size, [this, kind] { return MakeSpare(kind); },
+      [this](SpareSandbox spare) { DiscardSpare(std::move(spare)); });
   std::lock_guard lock(pools_mutex_);
   pools_[PoolOf(kind)] = std::move(pool);
 }
@@ -176,8 +182,10 @@ absl::Status LeanRuntime::KeepParked(const std::string& zygote_id, uint32_t owne
   {
     std::lock_guard lock(pools_mutex_);
     if (auto node = pools_.extract(PoolOf(kind))) old = std::move(node.mapped());
-    if (count > 0) zygote_owners_[zygote_id] = owner_uid;
-    else zygote_owners_.erase(zygote_id);
+    if (count > 0)
+      zygote_owners_[zygote_id] = owner_uid;
+    else
+      zygote_owners_.erase(zygote_id);
   }
   old.reset();
   if (count > 0) StartPool(kind, count);

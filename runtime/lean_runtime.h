@@ -201,8 +201,8 @@ class LeanRuntime final : public Runtime {
   std::map<std::string, std::shared_ptr<Execution>> executions_;
 };
 
-// capabilities(7), "Transformation of capabilities during execve()": what is left of the plan's sets after one,
-// for a process that never executes.
+// capabilities(7), "Transformation of capabilities during execve()": what is left of the plan's sets after
+// one, for a process that never executes.
 void AsAfterExec(Plan& plan);
 
 // The descriptors' numbers, for a call.

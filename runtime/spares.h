@@ -19,8 +19,8 @@ struct SpareSandbox {
   uint32_t first_id = 0;        // of that: IdRanges
   uint32_t owner_uid = 0;       // of that
   std::string parked;           // the process that waits in it
-  std::string token;  // of PodNetwork::Prepare
-  std::string pins;   // the name under which Pins holds them
+  std::string token;            // of PodNetwork::Prepare
+  std::string pins;             // the name under which Pins holds them
 };
 
 class SparePool {

@@ -1,10 +1,9 @@
 #include "zygote/zygotes.h"
 
-#include <algorithm>
-
 #include <openssl/sha.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "absl/cleanup/cleanup.h"
@@ -57,7 +56,8 @@ bool Covers(std::string_view above, std::string_view path) {
   return above == "/" || path == above || (path.starts_with(above) && path[above.size()] == '/');
 }
 
-// The volume that hides or adds something where the interpreter looks for itself and for modules; empty: none.
+// The volume that hides or adds something where the interpreter looks for itself and for modules; empty:
+// none.
 std::string VolumeInTheWay(const Wanted& wanted, const std::string& interpreter) {
   const std::string bin = interpreter.substr(0, interpreter.rfind('/'));
   const std::string prefix = bin.substr(0, bin.rfind('/'));
@@ -163,8 +163,8 @@ absl::StatusOr<Choice> Zygotes::Choose(const Wanted& wanted) {
   // Read before anything else, so that what can't be read is told whatever becomes of it.
   std::vector<std::string> imports;
   if (wanted.request.packages) {
-    RETURN_IF_ERROR(Annotate(ParseRequirements(*wanted.request.packages).status(),
-                             wanted.request.packages_source));
+    RETURN_IF_ERROR(
+        Annotate(ParseRequirements(*wanted.request.packages).status(), wanted.request.packages_source));
   }
   if (wanted.request.imports) {
     ASSIGN_OR_RETURN_AS(imports, ParseImports(*wanted.request.imports), wanted.request.imports_source);
@@ -337,10 +337,10 @@ absl::StatusOr<std::vector<std::string>> Zygotes::ModulesOf(const Entry& entry, 
   ASSIGN_OR_RETURN(Fields hello, runtime_->CallZygote(id, Fields("hello"), kAnswer));
   ASSIGN_OR_RETURN(std::string runtime, hello.Get("runtime"));
   ASSIGN_OR_RETURN(Fields probed, runtime_->CallZygote(id, Fields("probe"), options_.import_limit));
-  ASSIGN_OR_RETURN_AS(std::vector<std::string> found,
-                      Match(requirements, ParseInstalled(probed.GetAll("package")),
-                            runtime.substr(runtime.find('-') + 1)),
-                      entry.wanted.request.packages_source);
+  ASSIGN_OR_RETURN_AS(
+      std::vector<std::string> found,
+      Match(requirements, ParseInstalled(probed.GetAll("package")), runtime.substr(runtime.find('-') + 1)),
+      entry.wanted.request.packages_source);
   if (!entry.wanted.request.imports) modules = std::move(found);
   return modules;
 }
@@ -366,15 +366,14 @@ absl::Status Zygotes::Make(Entry& entry, const std::string& id) {
   oci.root_readonly = true;
   oci.hostname = "zygote";
   const std::string owner = Cat("uid=", entry.status.uid), group = Cat("gid=", entry.status.uid);
-  oci.mounts = {
-      {"/proc", "proc", "proc", {"nosuid", "nodev", "noexec", "hidepid=2"}, {}, {}},
-      {"/dev", "tmpfs", "tmpfs", {"nosuid", "strictatime", "mode=755", "size=65536k"}, {}, {}},
-      {"/dev/shm", "tmpfs", "shm", {"nosuid", "nodev", "noexec", "mode=1777", "size=64m"}, {}, {}},
-      {"/sys", "sysfs", "sysfs", {"nosuid", "nodev", "noexec", "ro"}, {}, {}},
-      {"/tmp", "tmpfs", "tmpfs", {"nosuid", "nodev", "mode=1777", "size=64m"}, {}, {}}};
-  oci.masked_paths = {"/proc/acpi",        "/proc/kcore",      "/proc/keys",       "/proc/latency_stats",
-                      "/proc/timer_list",  "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi",
-                      "/sys/firmware"};
+  oci.mounts = {{"/proc", "proc", "proc", {"nosuid", "nodev", "noexec", "hidepid=2"}, {}, {}},
+                {"/dev", "tmpfs", "tmpfs", {"nosuid", "strictatime", "mode=755", "size=65536k"}, {}, {}},
+                {"/dev/shm", "tmpfs", "shm", {"nosuid", "nodev", "noexec", "mode=1777", "size=64m"}, {}, {}},
+                {"/sys", "sysfs", "sysfs", {"nosuid", "nodev", "noexec", "ro"}, {}, {}},
+                {"/tmp", "tmpfs", "tmpfs", {"nosuid", "nodev", "mode=1777", "size=64m"}, {}, {}}};
+  oci.masked_paths = {"/proc/acpi",          "/proc/kcore",      "/proc/keys",
+                      "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
+                      "/proc/sched_debug",   "/proc/scsi",       "/sys/firmware"};
   oci.readonly_paths = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"};
   oci.resources.memory_limit = options_.memory_limit;
   RETURN_IF_ERROR(runtime_->cgroups().EnsureParent(options_.cgroup_parent));

@@ -26,7 +26,7 @@
 namespace sock::zygote {
 
 struct ZygotesOptions {
-  std::string state_file;                           // which host user belongs to which key; kept until the next boot
+  std::string state_file;  // which host user belongs to which key; kept until the next boot
   std::string cgroup_parent = "/cri-sock-zygotes";  // of the Zygotes' own cgroups
   int parked = 8;                                   // sandboxes kept ready of each Zygote
   int64_t memory_limit = 2ll << 30;                 // bytes, of one Zygote
@@ -108,13 +108,13 @@ class Zygotes {
   std::mutex mutex_;
   std::condition_variable wake_;
   bool closing_ = false;
-  std::map<std::string, EntryPtr> entries_;                    // by key
-  std::map<std::string, std::string> by_id_;                   // Zygote to key
-  std::map<std::string, std::string> predictions_;             // pod to key
-  std::map<std::string, absl::StatusOr<Program>> programs_;    // by image and command line
-  std::map<std::string, uint32_t> uids_;                       // by key
-  std::deque<std::string> queue_;                              // keys to be made
-  std::deque<std::string> ended_;                              // ids of Zygotes to be cleared away
+  std::map<std::string, EntryPtr> entries_;                  // by key
+  std::map<std::string, std::string> by_id_;                 // Zygote to key
+  std::map<std::string, std::string> predictions_;           // pod to key
+  std::map<std::string, absl::StatusOr<Program>> programs_;  // by image and command line
+  std::map<std::string, uint32_t> uids_;                     // by key
+  std::deque<std::string> queue_;                            // keys to be made
+  std::deque<std::string> ended_;                            // ids of Zygotes to be cleared away
   std::thread maker_;
 };
 

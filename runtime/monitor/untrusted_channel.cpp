@@ -34,8 +34,7 @@ absl::StatusOr<std::pair<UntrustedChannel, Fd>> UntrustedChannel::Make() {
 
 absl::Status UntrustedChannel::Send(const Fields& fields, std::span<const int> fds) {
   ASSIGN_OR_RETURN(const std::string text, fields.Serialize());
-  if (fds.size() > kMaxDescriptors)
-    return absl::ResourceExhaustedError("a message to a Zygote is too large");
+  if (fds.size() > kMaxDescriptors) return absl::ResourceExhaustedError("a message to a Zygote is too large");
   iovec part{const_cast<char*>(text.data()), text.size()};
   msghdr message{};
   message.msg_iov = &part;

@@ -21,7 +21,8 @@ namespace sock::runtime::monitor {
 namespace {
 
 absl::Status Differs(std::string_view what, std::string_view is, std::string_view wanted) {
-  return absl::FailedPreconditionError(Cat("the forked process's ", what, " is `", is, "`, not `", wanted, "`"));
+  return absl::FailedPreconditionError(
+      Cat("the forked process's ", what, " is `", is, "`, not `", wanted, "`"));
 }
 
 std::string Word(const std::map<std::string, std::string>& status, const std::string& key) {
@@ -115,8 +116,7 @@ absl::Status VerifyForked(pid_t pid, const Expected& expected) {
     if (colon != absl::string_view::npos)
       status[std::string(line.substr(0, colon))] = std::string(line.substr(colon + 2));
   }
-  if (ParentOf(pid) != expected.parent)
-    return Differs("parent", Cat(ParentOf(pid)), Cat(expected.parent));
+  if (ParentOf(pid) != expected.parent) return Differs("parent", Cat(ParentOf(pid)), Cat(expected.parent));
   if (Word(status, "Threads") != "1") return Differs("number of threads", Word(status, "Threads"), "1");
   if (expected.first_in_pid_ns && !Word(status, "NSpid").ends_with("\t1"))
     return Differs("NSpid", Word(status, "NSpid"), "1 in its own namespace");

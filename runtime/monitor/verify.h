@@ -24,14 +24,14 @@ struct Expected {
   const Plan* plan = nullptr;  // capabilities, no_new_privs
   uint32_t host_uid = 0, host_gid = 0;
   std::vector<uint32_t> host_groups;
-  int seccomp_filters = 0;                                        // in all, those of the Zygote counted
-  std::string cgroups;                                            // as /proc/PID/cgroup says
-  std::vector<std::pair<const char*, FileIdentity>> namespaces;   // "mnt" …: these
-  FileIdentity own_cgroup_ns;                                     // not this one
-  FileIdentity descriptors[3];                                    // 0 to 2
-  FileIdentity channel;                                           // the one more that it may hold
+  int seccomp_filters = 0;                                       // in all, those of the Zygote counted
+  std::string cgroups;                                           // as /proc/PID/cgroup says
+  std::vector<std::pair<const char*, FileIdentity>> namespaces;  // "mnt" …: these
+  FileIdentity own_cgroup_ns;                                    // not this one
+  FileIdentity descriptors[3];                                   // 0 to 2
+  FileIdentity channel;                                          // the one more that it may hold
   pid_t parent = 0;
-  bool first_in_pid_ns = false;                                   // it is PID 1 of its namespace
+  bool first_in_pid_ns = false;  // it is PID 1 of its namespace
 };
 
 // FAILED_PRECONDITION names the first thing that is otherwise. proc_pid_status(5), namespaces(7).

@@ -23,9 +23,7 @@ namespace {
 // High, so that the program's own children count from 2.
 constexpr pid_t kBuilderNumber = 32000;
 
-absl::Status Aborted(const absl::Status& status) {
-  return absl::AbortedError(std::string(status.message()));
-}
+absl::Status Aborted(const absl::Status& status) { return absl::AbortedError(std::string(status.message())); }
 
 // What has no meaning to a process that it does not come from an exec: the trusted side does it.
 absl::Status SetLimits(pid_t pid, const Plan& plan) {
@@ -49,7 +47,8 @@ absl::Status SetLimits(pid_t pid, const Plan& plan) {
 
 }  // namespace
 
-absl::Status Server::CallZygote(Process& zygote, const Fields& rest, std::span<const int> fds, std::function<void(absl::StatusOr<Fields>)> done) {
+absl::Status Server::CallZygote(Process& zygote, const Fields& rest, std::span<const int> fds,
+                                std::function<void(absl::StatusOr<Fields>)> done) {
   ZygoteControl& control = *zygote.control;
   const uint64_t serial = control.next_serial++;
   Fields request(rest.op());
@@ -148,14 +147,13 @@ absl::Status Server::StartFork(const std::string& id, const std::string& sandbox
   const int fd = forking.channel.fd();
   processes_[id] = std::move(process);
   Watch(fd, [this, id] { OnParked(id); });
-  absl::Status asked =
-      CallZygote(*zygote, fields, fds, [this, id, fd](absl::StatusOr<Fields> answer) {
-        auto it = processes_.find(id);
-        if (it == processes_.end() || !it->second->forking || it->second->forking->channel.fd() != fd) return;
-        if (!answer.ok()) return FailFork(id, answer.status());
-        it->second->forking->answered = true;
-        Advance(id);
-      });
+  absl::Status asked = CallZygote(*zygote, fields, fds, [this, id, fd](absl::StatusOr<Fields> answer) {
+    auto it = processes_.find(id);
+    if (it == processes_.end() || !it->second->forking || it->second->forking->channel.fd() != fd) return;
+    if (!answer.ok()) return FailFork(id, answer.status());
+    it->second->forking->answered = true;
+    Advance(id);
+  });
   if (!asked.ok()) {
     Forget(fd);
     processes_.erase(id);
@@ -331,8 +329,8 @@ void Server::OnBuilder(const std::string& id) {
   if (ErrnoOf(message.status()) == EAGAIN) return;
   Report report;
   if (!message.ok() || !report.ParseFromString(message->data) || !report.ready()) {
-    absl::Status status = message.ok() ? FromReport(report)
-                                       : absl::InternalError("the builder ended before it was ready");
+    absl::Status status =
+        message.ok() ? FromReport(report) : absl::InternalError("the builder ended before it was ready");
     // What it met, the plain way would meet too: it is the user's error, or ours.
     return FailFork(id, status);
   }
@@ -390,7 +388,10 @@ absl::Status Server::FinishFork(Process& process) {
   expected.seccomp_filters = forking.zygote_filters + (forking.plan.seccomp().empty() ? 0 : 1);
   expected.cgroups = forking.cgroups;
   expected.namespaces = {{"mnt", forking.mount_ns}, {"user", forking.user_ns}};
-  for (auto [kind, identity] : {std::pair{"net", &forking.net_ns}, {"ipc", &forking.ipc_ns}, {"uts", &forking.uts_ns}, {"pid", &forking.pid_ns}})
+  for (auto [kind, identity] : {std::pair{"net", &forking.net_ns},
+                                {"ipc", &forking.ipc_ns},
+                                {"uts", &forking.uts_ns},
+                                {"pid", &forking.pid_ns}})
     if (*identity != FileIdentity{}) expected.namespaces.emplace_back(kind, *identity);
   ASSIGN_OR_RETURN(Fd own, OpenPath("/proc/self/ns/cgroup", O_RDONLY));
   expected.own_cgroup_ns = IdentityOf(own.get());
