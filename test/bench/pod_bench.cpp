@@ -38,12 +38,14 @@ using Clock = std::chrono::steady_clock;
 using namespace std::chrono_literals;
 
 constexpr char kUsage[] =
-    "usage: pod-bench --endpoint SOCKET --image REF [--handler NAME] [--cgroup PATH] MODE…\n"
+    "usage: pod-bench --endpoint SOCKET --image REF [--handler NAME] [--cgroup PATH]\n"
+    "                 [--python TEXT] [--annotation KEY=VALUE]… MODE…\n"
     "  start N            N pods, one after the other\n"
     "  churn WORKERS S    pods made and removed by WORKERS at once for S seconds\n"
     "  density N,N…       that many pods at once: memory, the List calls, and the start of 20 more\n"
     "PATH: the cgroup (below the root of each hierarchy) that holds the runtime in PATH/runtime; pods go to "
     "PATH/pods.\n"
+    "TEXT: the workload is `python3 -c TEXT`, which prints a line and sleeps, instead of a shell.\n"
     "Prints one JSON object per mode.\n";
 constexpr char kLabel[] = "pod-bench-run";
 constexpr auto kTimeout = 60s;
@@ -54,7 +56,8 @@ using Images = api::ImageService::Stub;
 double Ms(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
 
 struct Options {
-  std::string endpoint, image, handler, cgroup;
+  std::string endpoint, image, handler, cgroup, python;
+  std::vector<std::pair<std::string, std::string>> annotations;
 };
 
 struct Pod {
@@ -300,7 +303,10 @@ class Bench {
     container.mutable_metadata()->set_name("main");
     container.mutable_image()->set_image(image_id_);
     container.mutable_image()->set_user_specified_image(options_.image);
-    for (const char* word : {"/bin/sh", "-c", "echo up; exec sleep 3600"}) container.add_command(word);
+    for (const auto& [key, value] : options_.annotations) (*pod.config.mutable_annotations())[key] = value;
+    const std::vector<std::string> shell{"/bin/sh", "-c", "echo up; exec sleep 3600"},
+        python{"python3", "-c", options_.python};
+    for (const std::string& word : options_.python.empty() ? shell : python) container.add_command(word);
     container.set_log_path("main.log");
     (*container.mutable_labels())[kLabel] = run_;
     auto* resources = container.mutable_linux()->mutable_resources();
@@ -556,12 +562,20 @@ int Main(int argc, char** argv) {
                             {"image", 1, nullptr, 'i'},
                             {"handler", 1, nullptr, 'h'},
                             {"cgroup", 1, nullptr, 'c'},
+                            {"python", 1, nullptr, 'p'},
+                            {"annotation", 1, nullptr, 'a'},
                             {nullptr, 0, nullptr, 0}};
   for (int c; (c = getopt_long(argc, argv, "", names, nullptr)) != -1;) {
     if (c == 'e') options.endpoint = optarg;
     if (c == 'i') options.image = optarg;
     if (c == 'h') options.handler = optarg;
     if (c == 'c') options.cgroup = optarg;
+    if (c == 'p') options.python = optarg;
+    if (c == 'a') {
+      const std::string pair = optarg;
+      const size_t at = std::min(pair.find('='), pair.size());
+      options.annotations.emplace_back(pair.substr(0, at), pair.substr(std::min(at + 1, pair.size())));
+    }
     if (c == '?') options.endpoint.clear(), optind = argc;
   }
   if (options.endpoint.empty() || options.image.empty() || optind >= argc) {
