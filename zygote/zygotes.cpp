@@ -176,6 +176,11 @@ absl::StatusOr<Choice> Zygotes::Choose(const Wanted& wanted) {
   if (!program.ok()) return plain(std::string(program.status().message()));
   if (std::string volume = VolumeInTheWay(wanted, program->interpreter); !volume.empty())
     return plain(Cat("a volume at `", volume, "` lies where Python looks for modules"));
+  for (const std::string& variable : wanted.env)
+    if (variable.starts_with("PYTHONPATH="))
+      for (absl::string_view place : absl::StrSplit(variable.substr(11), ':'))
+        if (!place.empty() && place[0] != '/')
+          return plain(Cat("PYTHONPATH has the relative path `", place, "`, which means another place in a Zygote"));
   const std::vector<std::string> env = StartEnvironment(wanted.image.config.env, wanted.env);
   choice.key = Hash({wanted.image.id, program->interpreter, Joined(program->options), Joined(env),
                      wanted.request.packages.value_or(""), wanted.request.imports.value_or(""),
@@ -208,6 +213,7 @@ absl::StatusOr<Choice> Zygotes::Choose(const Wanted& wanted) {
     fork.zygote_id = entry->status.id;
     static constexpr const char* kModes[] = {"script", "module", "command"};
     fork.program.AddAll("arg", program->args);
+    fork.program.Add("comm", wanted.args[0].substr(wanted.args[0].rfind('/') + 1));
     fork.program.Add("mode", kModes[static_cast<int>(program->mode)]);
     fork.program.Add("target", program->target);
     fork.program.AddAll("argument", program->arguments);
