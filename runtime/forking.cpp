@@ -13,14 +13,6 @@ std::string Hex(std::string_view bytes) {
   return text;
 }
 
-// user_namespaces(7): what the host calls `id` of the namespace.
-absl::StatusOr<uint32_t> OnHost(const IdMappings& mappings, uint32_t id) {
-  for (const oci::IdMapping& one : mappings)
-    if (id >= one.container_id && id - one.container_id < one.size)
-      return one.host_id + (id - one.container_id);
-  return absl::InvalidArgumentError(Cat("id ", id, " is not mapped in the pod's user namespace"));
-}
-
 }  // namespace
 
 void AsAfterExec(Plan& plan) {
@@ -37,14 +29,14 @@ absl::StatusOr<monitor::Fork> LeanRuntime::ToFork(const ContainerSpec& spec, con
   out.set_zygote_id(fork.zygote_id);
   out.set_parked_id(TakeParked(spec.sandbox_id, fork.zygote_id));
   const IdMappings &uids = spec.spec.uid_mappings, &gids = spec.spec.gid_mappings;
-  ASSIGN_OR_RETURN(uint32_t uid, OnHost(uids, plan.uid()));
-  ASSIGN_OR_RETURN(uint32_t gid, OnHost(gids, plan.gid()));
+  ASSIGN_OR_RETURN(uint32_t uid, HostId(uids, plan.uid(), "user"));
+  ASSIGN_OR_RETURN(uint32_t gid, HostId(gids, plan.gid(), "group"));
   out.set_host_uid(uid);
   out.set_host_gid(gid);
   Fields become("become");
   become.Add("uid", plan.uid()).Add("gid", plan.gid()).Add("umask", plan.umask());
   for (uint32_t group : plan.groups()) {
-    ASSIGN_OR_RETURN(uint32_t host, OnHost(gids, group));
+    ASSIGN_OR_RETURN(uint32_t host, HostId(gids, group, "supplemental group"));
     out.add_host_groups(host);
     become.Add("group", group);
   }

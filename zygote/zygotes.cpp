@@ -161,13 +161,12 @@ absl::StatusOr<Choice> Zygotes::Choose(const Wanted& wanted) {
     return choice;
   };
   // Read before anything else, so that what can't be read is told whatever becomes of it.
-  std::vector<std::string> imports;
   if (wanted.request.packages) {
     RETURN_IF_ERROR(
         Annotate(ParseRequirements(*wanted.request.packages).status(), wanted.request.packages_source));
   }
   if (wanted.request.imports) {
-    ASSIGN_OR_RETURN_AS(imports, ParseImports(*wanted.request.imports), wanted.request.imports_source);
+    RETURN_IF_ERROR(Annotate(ParseImports(*wanted.request.imports).status(), wanted.request.imports_source));
   }
   if (wanted.request.mode == oci::ZygoteRequest::Mode::kOff) return plain("zygote.cri-sock.io is off");
   if (!wanted.in_own_users) return plain("it has no user namespace of the runtime's choice");
@@ -255,7 +254,6 @@ bool Zygotes::OnExit(const std::string& id) {
   if (found == by_id_.end()) return false;
   if (auto entry = entries_.find(found->second);
       entry != entries_.end() && entry->second->status.id == id && entry->second->status.state == "ready") {
-    entry->second->status.state = "ended";
     entry->second->status.reason = "it was killed or crashed";
     entry->second->status.id.clear();
     // At once, since pods of its kind are about.

@@ -160,12 +160,7 @@ class Child {
     if (static_cast<uid_t>(setfsuid(static_cast<uid_t>(-1))) != uid ||
         static_cast<gid_t>(setfsgid(static_cast<gid_t>(-1))) != gid)
       return ErrnoStatus(EPERM, Cat("create files as user ", uid, " and group ", gid));
-    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-    __user_cap_data_struct data[2]{};
-    if (syscall(SYS_capget, &header, data) < 0) return ErrnoStatus(errno, "read capabilities");
-    for (__user_cap_data_struct& half : data) half.effective = half.permitted;
-    if (syscall(SYS_capset, &header, data) < 0) return ErrnoStatus(errno, "set capabilities");
-    return absl::OkStatus();
+    return RaiseCapabilities();
   }
 
   // In a user namespace just entered: its root, with no group of the host's.
@@ -223,19 +218,7 @@ class Child {
 
   absl::Status Limits() {
     step_ = "limits";
-    for (const PlanRlimit& limit : plan_.rlimits()) {
-      auto which = static_cast<__rlimit_resource>(limit.resource());
-      rlimit wanted{limit.soft(), limit.hard()};
-      if (setrlimit(which, &wanted) == 0) continue;
-      // Raising a hard limit needs CAP_SYS_RESOURCE: as much as is allowed.
-      rlimit now{};
-      if (errno != EPERM || getrlimit(which, &now) < 0)
-        return ErrnoStatus(errno, Cat("set resource limit ", limit.resource()));
-      wanted = {std::min(wanted.rlim_cur, now.rlim_max), std::min(wanted.rlim_max, now.rlim_max)};
-      if (setrlimit(which, &wanted) < 0)
-        return ErrnoStatus(errno, Cat("set resource limit ", limit.resource()));
-    }
-    return absl::OkStatus();
+    return SetRlimits(0, plan_);
   }
 
   // pty(7): the pair comes from the container's own devpts; the slave is also its /dev/console.
@@ -373,6 +356,30 @@ class Child {
 };
 
 }  // namespace
+
+absl::Status SetRlimits(pid_t pid, const Plan& plan) {
+  for (const PlanRlimit& limit : plan.rlimits()) {
+    auto which = static_cast<__rlimit_resource>(limit.resource());
+    rlimit wanted{limit.soft(), limit.hard()}, now{};
+    if (prlimit(pid, which, &wanted, nullptr) == 0) continue;
+    // Raising a hard limit needs CAP_SYS_RESOURCE.
+    if (errno != EPERM || prlimit(pid, which, nullptr, &now) < 0)
+      return ErrnoStatus(errno, Cat("set resource limit ", limit.resource()));
+    wanted = {std::min(wanted.rlim_cur, now.rlim_max), std::min(wanted.rlim_max, now.rlim_max)};
+    if (prlimit(pid, which, &wanted, nullptr) < 0)
+      return ErrnoStatus(errno, Cat("set resource limit ", limit.resource()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RaiseCapabilities() {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct data[2]{};
+  if (syscall(SYS_capget, &header, data) < 0) return ErrnoStatus(errno, "read capabilities");
+  for (__user_cap_data_struct& half : data) half.effective = half.permitted;
+  if (syscall(SYS_capset, &header, data) < 0) return ErrnoStatus(errno, "set capabilities");
+  return absl::OkStatus();
+}
 
 void CarryOut(const Plan& plan, std::vector<Fd> fds, int stdio[3], int barrier) {
   // An exit that flushes and destroys nothing of the parent's.

@@ -48,6 +48,17 @@ absl::StatusOr<PreparedPlan> PrepareContainer(const ContainerSpec& spec, const S
 absl::StatusOr<PreparedPlan> PrepareExec(const ContainerSpec& container, const oci::User& user, int pidfd,
                                          pid_t pid, const std::vector<std::string>& args, CgroupEntry cgroup);
 
+// user_namespaces(7): what the host calls `id` of the namespace. INVALID_ARGUMENT names `what` where it is not
+// mapped.
+absl::StatusOr<uint32_t> HostId(const std::vector<oci::IdMapping>& mappings, uint32_t id, std::string_view what);
+
+// Sets the plan's resource limits on a process (prlimit(2); 0: this one). Where raising a hard limit is not
+// permitted, as much as is allowed.
+absl::Status SetRlimits(pid_t pid, const Plan& plan);
+
+// Puts every permitted capability of this thread into its effective set (capabilities(7)).
+absl::Status RaiseCapabilities();
+
 // In the forked child, single-threaded, as root of the host. `stdio` become 0, 1 and 2. When all is built it
 // sends one message {ready} over `barrier` (SOCK_SEQPACKET, CLOEXEC), waits for one message from the other
 // side, then executes the program; end of file there instead of a message: it exits. A failed step sends

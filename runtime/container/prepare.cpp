@@ -73,15 +73,6 @@ bool HasVariable(const Plan& plan, std::string_view name) {
   });
 }
 
-// user_namespaces(7): the host's id of the namespace's `id`.
-absl::StatusOr<uint32_t> HostId(const std::vector<oci::IdMapping>& mappings, uint32_t id,
-                                std::string_view what) {
-  for (const oci::IdMapping& mapping : mappings)
-    if (id >= mapping.container_id && id - mapping.container_id < mapping.size)
-      return mapping.host_id + (id - mapping.container_id);
-  return absl::InvalidArgumentError(Cat(what, " ", id, " is not mapped in the pod's user namespace"));
-}
-
 // The user namespace that `mount` is idmapped by; -1: none.
 absl::StatusOr<int> UserNsOf(const oci::Mount& mount, const oci::Spec& spec,
                              const SandboxNamespaces& namespaces) {
@@ -215,6 +206,14 @@ absl::Status AddDevice(const oci::Device& device, const oci::Spec& spec, Plan& p
 }
 
 }  // namespace
+
+absl::StatusOr<uint32_t> HostId(const std::vector<oci::IdMapping>& mappings, uint32_t id,
+                                std::string_view what) {
+  for (const oci::IdMapping& mapping : mappings)
+    if (id >= mapping.container_id && id - mapping.container_id < mapping.size)
+      return mapping.host_id + (id - mapping.container_id);
+  return absl::InvalidArgumentError(Cat(what, " ", id, " is not mapped in the pod's user namespace"));
+}
 
 absl::StatusOr<PreparedPlan> PrepareContainer(const ContainerSpec& spec, const SandboxNamespaces& namespaces,
                                               CgroupEntry cgroup) {

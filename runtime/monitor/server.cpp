@@ -1,7 +1,6 @@
 #include "runtime/monitor/server.h"
 
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <linux/sched.h>
 #include <poll.h>
 #include <sched.h>
@@ -58,12 +57,7 @@ int64_t NowNs() {
 // The effective user alone, with all capabilities that are permitted (capabilities(7)).
 absl::Status BecomeEffective(uid_t uid) {
   if (syscall(SYS_setresuid, -1, uid, -1) < 0) return ErrnoStatus(errno, "change the effective user");
-  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-  __user_cap_data_struct data[2]{};
-  if (syscall(SYS_capget, &header, data) < 0) return ErrnoStatus(errno, "read capabilities");
-  for (__user_cap_data_struct& half : data) half.effective = half.permitted;
-  if (syscall(SYS_capset, &header, data) < 0) return ErrnoStatus(errno, "set capabilities");
-  return absl::OkStatus();
+  return RaiseCapabilities();
 }
 
 constexpr char kLogWriter[] = "/log-writer";  // no id of a container

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -27,17 +26,7 @@ absl::Status Aborted(const absl::Status& status) { return absl::AbortedError(std
 
 // What has no meaning to a process that it does not come from an exec: the trusted side does it.
 absl::Status SetLimits(pid_t pid, const Plan& plan) {
-  for (const PlanRlimit& limit : plan.rlimits()) {
-    auto which = static_cast<__rlimit_resource>(limit.resource());
-    rlimit wanted{limit.soft(), limit.hard()}, now{};
-    if (prlimit(pid, which, &wanted, nullptr) == 0) continue;
-    // As for an exec'd one: raising a hard limit may be more than this node may.
-    if (errno != EPERM || prlimit(pid, which, nullptr, &now) < 0)
-      return ErrnoStatus(errno, Cat("set resource limit ", limit.resource()));
-    wanted = {std::min(wanted.rlim_cur, now.rlim_max), std::min(wanted.rlim_max, now.rlim_max)};
-    if (prlimit(pid, which, &wanted, nullptr) < 0)
-      return ErrnoStatus(errno, Cat("set resource limit ", limit.resource()));
-  }
+  RETURN_IF_ERROR(SetRlimits(pid, plan));
   if (plan.has_oom_score_adj()) {
     absl::Status done = WriteExisting(Cat("/proc/", pid, "/oom_score_adj"), Cat(plan.oom_score_adj()));
     if (!done.ok() && ErrnoOf(done) != EACCES) return done;
