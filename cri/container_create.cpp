@@ -140,8 +140,12 @@ absl::Status Cri::MakeContainer(const SandboxRecord& pod, const api::ContainerCo
       wanted.default_seccomp = spec.spec.seccomp;
     wanted.trust_domain = pod.config.metadata().namespace_();
     wanted.sandbox_owner = pod.info.owner_uid;
-    wanted.in_own_users = own_users;
+    if (!pod.node_users.empty())
+      wanted.unforkable = Cat("its pod can't: ", pod.node_users);
+    else if (!own_users && !pod.info.uid_mappings.empty())
+      wanted.unforkable = "it runs in the node's user namespace";
     wanted.pod = PodKind(pod.config);
+    wanted.sandbox = pod.id;
     ASSIGN_OR_RETURN(choice, zygotes->Choose(wanted));
     if (!spec.spec.process.apparmor_profile.empty() && choice.fork) {
       choice.fork.reset();

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <csignal>
+#include <shared_mutex>
 
 #include "cri/cri.h"
 #include "cri/snapshots.h"
@@ -26,7 +27,10 @@ absl::Status Cri::RecordExit(Container& container, const sock::runtime::ExitInfo
 }
 
 void Cri::OnExit(const std::string& id, const sock::runtime::ExitInfo& exit) {
-  if (zygote::Zygotes* zygotes = zygotes_; zygotes != nullptr && zygotes->OnExit(id)) return;
+  {
+    std::shared_lock lock(exits_mutex_);
+    if (zygote::Zygotes* zygotes = zygotes_; zygotes != nullptr && zygotes->OnExit(id)) return;
+  }
   auto found = containers_.Find(id);
   if (found.ok()) RecordExit(**found, exit).IgnoreError();
 }

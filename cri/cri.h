@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <shared_mutex>
 #include <string>
 #include <vector>
 
@@ -48,7 +49,10 @@ class Cri {
     images_ = images;
   }
   // From the end of Recover until null is given.
-  void UseZygotes(zygote::Zygotes* zygotes) { zygotes_ = zygotes; }
+  void UseZygotes(zygote::Zygotes* zygotes) {
+    std::unique_lock lock(exits_mutex_);  // OnExit may come still
+    zygotes_ = zygotes;
+  }
 
   // Loads the records, has the runtime adopt what lives, removes what nobody owns. What could not be mended
   // without being fatal is told in `warnings`.
@@ -138,6 +142,7 @@ class Cri {
   std::map<std::string, UsageSample> usage_;  // by container
   sock::runtime::Runtime* runtime_ = nullptr;
   oci::ImageStore* images_ = nullptr;
+  std::shared_mutex exits_mutex_;
   std::atomic<zygote::Zygotes*> zygotes_ = nullptr;
 };
 

@@ -69,7 +69,6 @@ absl::Status CheckConfig(const api::PodSandboxConfig& config) {
 
 // A user namespace is no part of these, or would take from them what they were given.
 std::string WhyNodeUsers(const sock::runtime::SandboxSpec& spec, const api::PodSandboxConfig& config) {
-  if (!spec.uid_mappings.empty()) return "it asks for mappings of its own";
   if (config.linux().security_context().privileged()) return "it is privileged";
   if (spec.host_network) return "it is in the node's network";
   if (spec.host_pid) return "it is in the node's PID namespace";
@@ -168,9 +167,9 @@ absl::Status Cri::RunPodSandbox(const api::RunPodSandboxRequest& request,
   ASSIGN_OR_RETURN(sock::runtime::SandboxSpec spec, ToSandboxSpec(record.id, record.config, ""));
   if (record.handler == kSockHandler) {
     record.node_users = WhyNodeUsers(spec, record.config);
-    spec.own_users = record.node_users.empty();
-    if (zygote::Zygotes* zygotes = zygotes_; zygotes != nullptr && spec.own_users)
-      spec.zygote_id = zygotes->Predict(PodKind(record.config));
+    spec.own_users = record.node_users.empty() && spec.uid_mappings.empty();
+    if (zygote::Zygotes* zygotes = zygotes_; zygotes != nullptr && record.node_users.empty())
+      spec.zygote_id = zygotes->Predict(PodKind(record.config), record.id);
   }
   record.cgroup_parent = record.config.linux().cgroup_parent();
   if (record.cgroup_parent.empty()) record.cgroup_parent = "/cri-sock";
@@ -180,6 +179,7 @@ absl::Status Cri::RunPodSandbox(const api::RunPodSandboxRequest& request,
 
   ASSIGN_OR_RETURN(record.info, runtime_->CreateSandbox(spec));
   absl::Cleanup undo = [&] {
+    if (zygote::Zygotes* zygotes = zygotes_; zygotes != nullptr) zygotes->OnSandboxEnd(record.id);
     RemoveSandboxFiles(record.id).IgnoreError();
     runtime_->StopSandbox(spec, record.info).IgnoreError();
     runtime_->RemoveSandbox(spec, record.info).IgnoreError();

@@ -25,6 +25,7 @@ absl::Status Cri::StopSandboxLocked(Sandbox& sandbox) {
   ASSIGN_OR_RETURN(sock::runtime::SandboxSpec spec, ToSandboxSpec(record->id, record->config, ""));
   // Also where it is stopped already: a retry takes away what an earlier failure left.
   RETURN_IF_ERROR(runtime_->StopSandbox(spec, record->info));
+  if (zygote::Zygotes* zygotes = zygotes_; zygotes != nullptr) zygotes->OnSandboxEnd(sandbox.id);
   if (record->stopped_at) return absl::OkStatus();
   RETURN_IF_ERROR(sandbox.Update([](SandboxRecord& r) { r.stopped_at = NowNs(); }));
   Emit(api::CONTAINER_STOPPED_EVENT, sandbox.id, sandbox.id);

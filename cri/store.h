@@ -34,7 +34,9 @@ struct SandboxRecord {
   api::PodSandboxConfig config;
   sock::runtime::SandboxInfo info;
   std::string cgroup_parent;
-  std::string node_users;  // why a pod of handler `sock` has no user namespace of its own; else empty
+  // Why a pod of handler `sock` is not given a user namespace where it asks for none, and never forks; else
+  // empty.
+  std::string node_users;
   int64_t created_at = 0, stopped_at = 0;
 
   // With the user namespace that the runtime chose for it, where it did.

@@ -340,6 +340,8 @@ absl::StatusOr<SandboxInfo> LeanRuntime::CreateSandbox(const SandboxSpec& spec) 
     if (kind.own_users) {
       ASSIGN_OR_RETURN(uint32_t first, ranges_.Take());
       uids = gids = info.uid_mappings = info.gid_mappings = {{0, first, IdRanges::kSize}};
+    }
+    if (!uids.empty()) {
       std::lock_guard lock(pools_mutex_);
       if (auto owner = zygote_owners_.find(spec.zygote_id); owner != zygote_owners_.end())
         info.owner_uid = owner->second;

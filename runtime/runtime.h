@@ -30,14 +30,15 @@ struct SandboxSpec {
   std::map<std::string, std::string> sysctls;  // INVALID_ARGUMENT: not namespaced, or of a host namespace
   std::optional<PodNetworkRequest> network;    // absent: host network
   bool own_users = false;   // a user namespace with ids that the runtime chooses, where no mappings are given
-  std::string zygote_id;    // own_users: a process of this Zygote's may enter it, and one is parked in it
+  std::string
+      zygote_id;  // a process of this Zygote's may enter its user namespace; with own_users one is parked
 };
 
 struct SandboxInfo {
   PodNetworkResult network;
   std::string netns_path;  // empty with host network; a file is there with CNI, whose plugins look for it
   std::vector<oci::IdMapping> uid_mappings, gid_mappings;  // with own_users: those that were chosen
-  uint32_t owner_uid = 0;  // own_users: the host's user whose processes may enter the user namespace
+  uint32_t owner_uid = 0;  // the host's user whose processes may enter the user namespace; 0: root's alone
 };
 
 // The user as the CRI states it; resolved against the container's own /etc/passwd and /etc/group.

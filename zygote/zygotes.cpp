@@ -169,7 +169,7 @@ absl::StatusOr<Choice> Zygotes::Choose(const Wanted& wanted) {
     RETURN_IF_ERROR(Annotate(ParseImports(*wanted.request.imports).status(), wanted.request.imports_source));
   }
   if (wanted.request.mode == oci::ZygoteRequest::Mode::kOff) return plain("zygote.cri-sock.io is off");
-  if (!wanted.in_own_users) return plain("it has no user namespace of the runtime's choice");
+  if (!wanted.unforkable.empty()) return plain(wanted.unforkable);
   if (wanted.terminal) return plain("it has a terminal");
   absl::StatusOr<Program> program = ProgramOf(wanted);
   if (!program.ok()) return plain(std::string(program.status().message()));
@@ -186,8 +186,6 @@ absl::StatusOr<Choice> Zygotes::Choose(const Wanted& wanted) {
                      SeccompText(wanted.default_seccomp), wanted.trust_domain});
 
   std::lock_guard lock(mutex_);
-  if (predictions_.size() >= kMaxRemembered) predictions_.clear();
-  predictions_[wanted.pod] = choice.key;
   EntryPtr& entry = entries_[choice.key];
   const auto now = steady_clock::now();
   if (!entry) {
@@ -201,6 +199,7 @@ absl::StatusOr<Choice> Zygotes::Choose(const Wanted& wanted) {
     entry->env = env;
   }
   entry->used = now;
+  Learn(wanted, *entry);
   if (entry->status.state == "ended" && now >= entry->retry_at) {
     entry->status.state = "making";
     queue_.push_back(choice.key);
@@ -219,6 +218,10 @@ absl::StatusOr<Choice> Zygotes::Choose(const Wanted& wanted) {
     if (program->unbuffered) fork.program.Add("option", "-u");
     if (program->dont_write_bytecode) fork.program.Add("option", "-B");
     choice.fork = std::move(fork);
+    if (auto predicted = predicted_.find(wanted.sandbox); predicted != predicted_.end()) {
+      ++entry->status.predicted_hits;
+      predicted_.erase(predicted);
+    }
     return choice;
   }
   ++entry->status.misses;
@@ -237,13 +240,33 @@ void Zygotes::Tell(const std::string& key, const std::string& reason) {
   if (!reason.empty()) status.reason = reason;
 }
 
-std::string Zygotes::Predict(const std::string& pod) {
+// With mutex_ held.
+void Zygotes::Learn(const Wanted& wanted, const Entry& entry) {
+  if (predictions_.size() >= kMaxRemembered) predictions_.clear();
+  Prediction& known = predictions_[wanted.pod];
+  if (known.sandbox == wanted.sandbox)
+    if (auto other = entries_.find(known.key);
+        other != entries_.end() && other->second->status.import_ms > entry.status.import_ms)
+      return;
+  known = {entry.status.key, wanted.sandbox};
+}
+
+void Zygotes::OnSandboxEnd(const std::string& sandbox) {
+  std::lock_guard lock(mutex_);
+  auto predicted = predicted_.extract(sandbox);
+  if (!predicted) return;
+  if (auto entry = entries_.find(predicted.mapped()); entry != entries_.end())
+    ++entry->second->status.predicted_misses;
+}
+
+std::string Zygotes::Predict(const std::string& pod, const std::string& sandbox) {
   std::lock_guard lock(mutex_);
   auto known = predictions_.find(pod);
   if (known == predictions_.end()) return "";
-  auto entry = entries_.find(known->second);
+  auto entry = entries_.find(known->second.key);
   if (entry == entries_.end() || entry->second->status.state != "ready") return "";
   ++entry->second->status.predicted;
+  predicted_[sandbox] = known->second.key;
   entry->second->used = steady_clock::now();
   return entry->second->status.id;
 }

@@ -45,8 +45,9 @@ struct Wanted {
   std::optional<oci::Seccomp> default_seccomp;  // where the profile is RuntimeDefault: the Zygote gets it too
   std::string trust_domain;                     // of whoever may share a Zygote
   uint32_t sandbox_owner = 0;                   // SandboxInfo::owner_uid
-  bool in_own_users = false;                    // its sandbox has a user namespace that the runtime chose
+  std::string unforkable;                       // why its pod's containers never fork; empty: they may
   std::string pod;                              // what such pods have in common: Predict
+  std::string sandbox;                          // the id of its own pod
 };
 
 struct Choice {
@@ -61,7 +62,10 @@ struct ZygoteStatus {
   std::vector<std::string> modules;
   std::string trust_domain;
   uint32_t uid = 0;
-  uint64_t hits = 0, misses = 0, predicted = 0, import_ms = 0, memory_bytes = 0;
+  uint64_t hits = 0, misses = 0;
+  uint64_t predicted = 0, predicted_hits = 0,
+           predicted_misses = 0;  // sandboxes: made for it, asked for it, ended without
+  uint64_t import_ms = 0, memory_bytes = 0;
   std::chrono::system_clock::time_point made_at;
 };
 
@@ -77,8 +81,11 @@ class Zygotes {
   absl::StatusOr<Choice> Choose(const Wanted& wanted);
   // How the start went that Choose answered with `fork`. `reason`: why it was not forked, or empty.
   void Tell(const std::string& key, const std::string& reason);
-  // The Zygote whose like served the last such pod; empty: none.
-  std::string Predict(const std::string& pod);
+  // The Zygote whose like served the last such pod, for the sandbox that is being made; empty: none. Of a pod
+  // whose containers want several, the one that saved most.
+  std::string Predict(const std::string& pod, const std::string& sandbox);
+  // Of a sandbox that Predict was asked for: whether it was foretold rightly is known.
+  void OnSandboxEnd(const std::string& sandbox);
   // A process of that id has ended. True if it was a Zygote.
   bool OnExit(const std::string& id);
   std::vector<ZygoteStatus> List();
@@ -95,6 +102,7 @@ class Zygotes {
 
   absl::StatusOr<Program> ProgramOf(const Wanted& wanted);
   absl::StatusOr<uint32_t> UidOf(const std::string& key);
+  void Learn(const Wanted& wanted, const Entry& entry);
   void Work();
   absl::Status Make(Entry& entry, const std::string& id);
   absl::StatusOr<std::vector<std::string>> ModulesOf(const Entry& entry, const std::string& id);
@@ -110,7 +118,11 @@ class Zygotes {
   bool closing_ = false;
   std::map<std::string, EntryPtr> entries_;                  // by key
   std::map<std::string, std::string> by_id_;                 // Zygote to key
-  std::map<std::string, std::string> predictions_;           // pod to key
+  struct Prediction {
+    std::string key, sandbox;  // `sandbox`: of the pod that it was learnt from
+  };
+  std::map<std::string, Prediction> predictions_;            // by kind of pod
+  std::map<std::string, std::string> predicted_;             // sandbox to key, while no container took it up
   std::map<std::string, absl::StatusOr<Program>> programs_;  // by image and command line
   std::map<std::string, uint32_t> uids_;                     // by key
   std::deque<std::string> queue_;                            // keys to be made

@@ -6,13 +6,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <regex>
 
 #include "runtime/base/path.h"
 #include "runtime/base/text.h"
 #include "test/e2e/node.h"
+#include "test/e2e/python.h"
 
 namespace sock::test {
 namespace {
@@ -65,35 +64,24 @@ class ZygoteTest : public testing::Test {
 
   static void SetUpTestSuite() {
     node_ = new Node;
-    const std::string root = node_->dir() + "/python-root", packages = root + "/usr/lib/python3/dist-packages";
-    const std::string make = Cat(
-        "set -e; mkdir -p ", packages, " ", root, "/tmp ", root, "/proc ", root, "/sys ", root, "/dev ", root, "/etc ", root,
-        "/usr/bin; cd /; cp -a --parents /usr/bin/python3.11 /usr/lib/python3.11 ", root, "; ln -s python3.11 ", root,
-        "/usr/bin/python3; { ldd /usr/bin/python3.11; find /usr/lib/python3.11/lib-dynload -name '*.so' -exec ldd {} +; } 2>/dev/null",
-        " | grep -o '[[:space:]]/[^ ]*\\.so[^ ):]* (' | tr -d '( \t' | sort -u | xargs -I{} cp -L --parents {} ", root, "; chmod 1777 ", root,
-        "/tmp; echo 'root:x:0:0:root:/root:/bin/sh' > ", root, "/etc/passwd");
-    ASSERT_EQ(system(make.c_str()), 0);
-    std::ofstream(packages + "/spy.py") << kSpy;
-    std::ofstream(packages + "/threads.py") << "import threading, time\n"
-                                               "threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n";
-    std::ofstream(packages + "/sockets.py") << "import socket\nkept = socket.socketpair()\n";
-    std::ofstream(packages + "/crashes.py") << "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n";
-    std::ofstream(packages + "/raises.py") << "raise RuntimeError('not today')\n";
-    std::ofstream(packages + "/later.py") << "import os, time, _thread\n"
-                                             "os.register_at_fork(after_in_child=lambda: os.getpid() == 1 and "
-                                             "_thread.start_new_thread(time.sleep, (1000,)))\n";
-    std::ofstream(packages + "/forks.py") << "import os\n"
-                                             "os.register_at_fork(after_in_child=lambda: os.getpid() == 1 and "
-                                             "os.spawnv(os.P_NOWAIT, '/usr/bin/python3', ['python3', '-c', 'import time; "
-                                             "time.sleep(1000)']))\n";
-    image_ = std::regex_replace(node_->image(), std::regex("busybox"), "python");
-    const std::string push =
-        Cat("tar -C ", root, " -cf ", node_->dir(), "/python.tar . && ", SOURCE_DIR, "/hack/images/make-image --tar ", node_->dir(),
-            "/python.tar --cmd python3 ", node_->dir(), "/python-layout && skopeo copy -q --dest-tls-verify=false oci:",
-            node_->dir(), "/python-layout:latest docker://", image_);
-    ASSERT_EQ(system(push.c_str()), 0);
-    grpc::Status pulled = node_->Pull(image_);
-    ASSERT_TRUE(pulled.ok()) << pulled.error_message();
+    image_ =
+        PushPython(*node_, {{"spy", kSpy},
+                            {"threads",
+                             "import threading, time\n"
+                             "threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n"},
+                            {"sockets", "import socket\nkept = socket.socketpair()\n"},
+                            {"crashes", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n"},
+                            {"raises", "raise RuntimeError('not today')\n"},
+                            {"later",
+                             "import os, time, _thread\n"
+                             "os.register_at_fork(after_in_child=lambda: os.getpid() == 1 and "
+                             "_thread.start_new_thread(time.sleep, (1000,)))\n"},
+                            {"forks",
+                             "import os\n"
+                             "os.register_at_fork(after_in_child=lambda: os.getpid() == 1 and "
+                             "os.spawnv(os.P_NOWAIT, '/usr/bin/python3', ['python3', '-c', 'import time; "
+                             "time.sleep(1000)']))\n"}});
+    ASSERT_FALSE(image_.empty());
   }
   static void TearDownTestSuite() {
     delete node_;

@@ -1,0 +1,44 @@
+#include "test/e2e/python.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <regex>
+
+#include "runtime/base/text.h"
+
+namespace sock::test {
+
+std::string PushPython(Node& node, const std::map<std::string, std::string>& modules) {
+  const std::string root = node.dir() + "/python-root", packages = root + "/usr/lib/python3/dist-packages";
+  const std::string make =
+      Cat("set -e; mkdir -p ", packages, " ", root, "/tmp ", root, "/proc ", root, "/sys ", root, "/dev ",
+          root, "/etc ", root, "/usr/bin; cd /; cp -a --parents /usr/bin/python3.11 /usr/lib/python3.11 ",
+          root, "; ln -s python3.11 ", root,
+          "/usr/bin/python3; { ldd /usr/bin/python3.11; find /usr/lib/python3.11/lib-dynload -name '*.so' "
+          "-exec ldd {} +; } 2>/dev/null",
+          " | grep -o '[[:space:]]/[^ ]*\\.so[^ ):]* (' | tr -d '( \t' | sort -u | xargs -I{} cp -L "
+          "--parents {} ",
+          root, "; chmod 1777 ", root, "/tmp; echo 'root:x:0:0:root:/root:/bin/sh' > ", root, "/etc/passwd");
+  if (system(make.c_str()) != 0) {
+    ADD_FAILURE() << "no Python can be copied";
+    return "";
+  }
+  for (const auto& [name, source] : modules) std::ofstream(packages + "/" + name + ".py") << source;
+  const std::string image = std::regex_replace(node.image(), std::regex("busybox"), "python");
+  const std::string push =
+      Cat("tar -C ", root, " -cf ", node.dir(), "/python.tar . && ", SOURCE_DIR,
+          "/hack/images/make-image --tar ", node.dir(), "/python.tar --cmd python3 ", node.dir(),
+          "/python-layout && skopeo copy -q --dest-tls-verify=false oci:", node.dir(),
+          "/python-layout:latest docker://", image);
+  if (system(push.c_str()) != 0) {
+    ADD_FAILURE() << "the image can't be pushed";
+    return "";
+  }
+  grpc::Status pulled = node.Pull(image);
+  EXPECT_TRUE(pulled.ok()) << pulled.error_message();
+  return pulled.ok() ? image : "";
+}
+
+}  // namespace sock::test

@@ -1,0 +1,15 @@
+// An image with this machine's Python, for tests.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "test/e2e/node.h"
+
+namespace sock::test {
+
+// Pushes it to the node's registry and pulls it: python3 with its standard library, and `modules` (name to
+// source) among its packages. The image's name; empty, with the test failed, on trouble.
+std::string PushPython(Node& node, const std::map<std::string, std::string>& modules);
+
+}  // namespace sock::test
