@@ -74,7 +74,7 @@ struct Forking {
   Fd builder_pidfd, builder_barrier;
   FileIdentity mount_ns;
   std::string cgroups;
-  bool become_sent = false, ready = false, building = false;
+  bool become_sent = false, ready = false, building = false, stopping = false;
 };
 
 }  // namespace sock::runtime::monitor

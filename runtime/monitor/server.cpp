@@ -655,7 +655,8 @@ absl::Status Server::StartProcess(const std::string& id, uint64_t serial) {
   absl::Status sent;
   if (process.forked) {
     ASSIGN_OR_RETURN(const std::string text, Fields("go").Serialize());
-    if (send(process.barrier.get(), text.data(), text.size(), MSG_NOSIGNAL) < 0) sent = ErrnoStatus(errno, "");
+    if (send(process.barrier.get(), text.data(), text.size(), MSG_NOSIGNAL) < 0)
+      sent = ErrnoStatus(errno, "");
   } else {
     sent = SendMessage(process.barrier.get(), "go");
   }
@@ -776,6 +777,12 @@ void Server::Reap() {
     // Reaped only after it is noted: who looks for it when this process dies here finds it still.
     if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || info.si_pid == 0) return;
     std::string id;
+    if (info.si_code == CLD_TRAPPED) {
+      siginfo_t taken;
+      waitid(P_PID, static_cast<id_t>(info.si_pid), &taken, WSTOPPED | WNOHANG);
+      OnStopped(info.si_pid, info.si_status);
+      continue;
+    }
     if (auto node = by_pid_.extract(info.si_pid)) {
       id = node.mapped();
       if (id.ends_with(kBuilderSuffix)) {

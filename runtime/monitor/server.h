@@ -107,6 +107,9 @@ class Server {
   absl::Status StartBuilder(Process& process);
   void OnBuilder(const std::string& id);
   absl::Status Become(Process& process);
+  // Its filter can be read while it is stopped (ptrace(2)); what comes of that arrives at OnStopped.
+  absl::Status Stop(const Process& process);
+  void OnStopped(pid_t pid, int signal);
   absl::Status FinishFork(Process& process);
   void DropForking(Process& process);
   absl::StatusOr<Stdio> MakeStdio(bool terminal, bool input);

@@ -2,7 +2,11 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/ptrace.h>
+#include <linux/seccomp.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -75,6 +79,24 @@ absl::Status CheckCapabilities(const std::map<std::string, std::string>& status,
   return absl::OkStatus();
 }
 
+// The newest filter is the plan's, byte for byte. The kernel counts from the oldest.
+absl::Status CheckFilter(pid_t pid, uint64_t index, const Plan& plan) {
+  auto ask = [&](long what, uint64_t argument, void* data) {
+    return syscall(SYS_ptrace, what, pid, argument, data);
+  };
+  const long length = ask(PTRACE_SECCOMP_GET_FILTER, index, nullptr);
+  if (length < 0) return ErrnoStatus(errno, "read the forked process's seccomp filter");
+  std::vector<sock_filter> code(static_cast<size_t>(length));
+  seccomp_metadata metadata{index, 0};
+  if (ask(PTRACE_SECCOMP_GET_FILTER, index, code.data()) < 0 ||
+      ask(PTRACE_SECCOMP_GET_METADATA, sizeof metadata, &metadata) < 0)
+    return ErrnoStatus(errno, "read the forked process's seccomp filter");
+  const std::string_view bytes(reinterpret_cast<const char*>(code.data()), code.size() * sizeof code[0]);
+  if (bytes != plan.seccomp() || ((metadata.flags ^ plan.seccomp_flags()) & SECCOMP_FILTER_FLAG_LOG) != 0)
+    return absl::FailedPreconditionError("the forked process has another seccomp filter");
+  return absl::OkStatus();
+}
+
 absl::Status CheckDescriptors(const std::string& proc, const Expected& expected) {
   std::unique_ptr<DIR, int (*)(DIR*)> dir(opendir((proc + "/fd").c_str()), closedir);
   if (!dir) return ErrnoStatus(errno, "list the forked process's descriptors");
@@ -131,6 +153,8 @@ absl::Status VerifyForked(pid_t pid, const Expected& expected) {
   const std::string filters = Cat(expected.seccomp_filters);
   if (Word(status, "Seccomp_filters") != filters)
     return Differs("number of seccomp filters", Word(status, "Seccomp_filters"), filters);
+  if (const Plan& plan = *expected.plan; !plan.seccomp().empty())
+    RETURN_IF_ERROR(CheckFilter(pid, static_cast<uint64_t>(expected.seccomp_filters) - 1, plan));
   for (const auto& [kind, identity] : expected.namespaces) {
     struct stat st;
     if (stat(Cat(proc, "/ns/", kind).c_str(), &st) < 0)

@@ -21,7 +21,7 @@ struct FileIdentity {  // stat(2)
 FileIdentity IdentityOf(int fd);
 
 struct Expected {
-  const Plan* plan = nullptr;  // capabilities, no_new_privs
+  const Plan* plan = nullptr;  // capabilities, no_new_privs, seccomp
   uint32_t host_uid = 0, host_gid = 0;
   std::vector<uint32_t> host_groups;
   int seccomp_filters = 0;                                       // in all, those of the Zygote counted
@@ -34,7 +34,9 @@ struct Expected {
   bool first_in_pid_ns = false;  // it is PID 1 of its namespace
 };
 
-// FAILED_PRECONDITION names the first thing that is otherwise. proc_pid_status(5), namespaces(7).
+// FAILED_PRECONDITION names the first thing that is otherwise. Where the plan has a seccomp filter, the
+// process is stopped by the caller's ptrace(2), which alone can read the filter in place. proc_pid_status(5),
+// namespaces(7).
 absl::Status VerifyForked(pid_t pid, const Expected& expected);
 
 }  // namespace sock::runtime::monitor

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -278,8 +279,30 @@ absl::Status Server::Step(const std::string& id) {
     forking.building = true;
     return StartBuilder(process);
   }
-  if (forking.ready && forking.builder == 0) return FinishFork(process);
+  if (!forking.ready || forking.builder != 0 || forking.stopping) return absl::OkStatus();
+  if (forking.plan.seccomp().empty()) return FinishFork(process);
+  forking.stopping = true;
+  return Stop(process);
+}
+
+absl::Status Server::Stop(const Process& process) {
+  if (ptrace(PTRACE_SEIZE, process.pid, nullptr, nullptr) < 0 ||
+      ptrace(PTRACE_INTERRUPT, process.pid, nullptr, nullptr) < 0)
+    return ErrnoStatus(errno, "stop the forked process");
   return absl::OkStatus();
+}
+
+void Server::OnStopped(pid_t pid, int signal) {
+  auto found = by_pid_.find(pid);
+  if (found == by_pid_.end()) return;  // it has been killed meanwhile
+  const std::string id = found->second;
+  auto it = processes_.find(id);
+  if (it == processes_.end() || !it->second->forking) return;
+  // A signal that arrives just now is the process's own doing, or its end.
+  absl::Status status = signal == (SIGTRAP | PTRACE_EVENT_STOP << 8)
+                            ? FinishFork(*it->second)
+                            : absl::AbortedError("the forked process was sent a signal before its start");
+  if (!status.ok()) FailFork(id, Aborted(status));
 }
 
 // The trusted child that mounts: it carries out the same plan as a plain start's.
@@ -389,6 +412,8 @@ absl::Status Server::FinishFork(Process& process) {
   expected.parent = getpid();
   expected.first_in_pid_ns = forking.pid_ns == FileIdentity{};
   RETURN_IF_ERROR(VerifyForked(process.pid, expected));
+  if (forking.stopping && ptrace(PTRACE_DETACH, process.pid, nullptr, nullptr) < 0)
+    return ErrnoStatus(errno, "let the forked process go on");
   // From here it is a process at its barrier like any other.
   Forget(forking.channel.fd());
   process.barrier = forking.channel.Release();
