@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/ioctl.h>
+#include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -120,6 +121,11 @@ absl::Status SendSignal(const PidRef& process, int signal) {
   if (syscall(SYS_pidfd_send_signal, process.pidfd.get(), signal, nullptr, 0) == 0 || errno == ESRCH)
     return absl::OkStatus();
   return ErrnoStatus(errno, Cat("send signal ", signal, " to process ", process.pid));
+}
+
+void LetTraced(const siginfo_t& stopped) {
+  const int signal = stopped.si_status == SIGTRAP ? 0 : stopped.si_status & 0x7f;
+  ptrace(PTRACE_DETACH, stopped.si_pid, nullptr, signal);
 }
 
 bool HasExited(const PidRef& process) {

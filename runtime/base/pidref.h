@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <csignal>
 #include <cstdint>
 #include <optional>
 
@@ -39,6 +40,10 @@ absl::Status SendSignal(const PidRef& process, int signal);
 // (prctl(2)): else what it forks meanwhile, or an orphan's orphan, is missed. What forks without end is given
 // up.
 void KillDescendants(const PidRef& ancestor);
+
+// Lets a child go on that waitid(2) tells of as CLD_TRAPPED: it asked its parent to trace it (PTRACE_TRACEME of ptrace(2)),
+// and has been stopped by a signal, which it gets now.
+void LetTraced(const siginfo_t& stopped);
 
 // True once the process has exited (the pidfd polls readable).
 bool HasExited(const PidRef& process);

@@ -14,6 +14,7 @@
 
 #include "runtime/base/channel.h"
 #include "runtime/base/path.h"
+#include "runtime/base/pidref.h"
 #include "runtime/base/status.h"
 #include "runtime/base/text.h"
 
@@ -134,6 +135,10 @@ class Keeper {
       siginfo_t info{};
       // Reaped only after it is noted: who looks for it when this process dies here finds it still.
       if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || info.si_pid == 0) return;
+      if (info.si_code == CLD_TRAPPED) {
+        LetTraced(info);
+        continue;
+      }
       if (info.si_pid == monitor_) {
         ended_ = info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status;
         monitor_ = 0;

@@ -777,10 +777,8 @@ void Server::Reap() {
     // Reaped only after it is noted: who looks for it when this process dies here finds it still.
     if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || info.si_pid == 0) return;
     std::string id;
-    if (info.si_code == CLD_TRAPPED) {
-      siginfo_t taken;
-      waitid(P_PID, static_cast<id_t>(info.si_pid), &taken, WSTOPPED | WNOHANG);
-      OnStopped(info.si_pid, info.si_status);
+    if (info.si_code == CLD_TRAPPED) {  // waitid(2) tells the tracer, asked or not
+      OnStopped(info);
       continue;
     }
     if (auto node = by_pid_.extract(info.si_pid)) {

@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <csignal>
 #include <deque>
 #include <functional>
 #include <map>
@@ -109,7 +110,7 @@ class Server {
   absl::Status Become(Process& process);
   // Its filter can be read while it is stopped (ptrace(2)); what comes of that arrives at OnStopped.
   absl::Status Stop(const Process& process);
-  void OnStopped(pid_t pid, int signal);
+  void OnStopped(const siginfo_t& info);
   absl::Status FinishFork(Process& process);
   void DropForking(Process& process);
   absl::StatusOr<Stdio> MakeStdio(bool terminal, bool input);

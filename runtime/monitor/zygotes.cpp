@@ -6,6 +6,7 @@
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -292,16 +293,17 @@ absl::Status Server::Stop(const Process& process) {
   return absl::OkStatus();
 }
 
-void Server::OnStopped(pid_t pid, int signal) {
-  auto found = by_pid_.find(pid);
-  if (found == by_pid_.end()) return;  // it has been killed meanwhile
-  const std::string id = found->second;
-  auto it = processes_.find(id);
-  if (it == processes_.end() || !it->second->forking) return;
+void Server::OnStopped(const siginfo_t& info) {
+  auto found = by_pid_.find(info.si_pid);
+  auto it = found == by_pid_.end() ? processes_.end() : processes_.find(found->second);
+  if (it == processes_.end() || !it->second->forking) return LetTraced(info);
+  const std::string id = it->first;
+  siginfo_t taken;
+  waitid(P_PID, static_cast<id_t>(info.si_pid), &taken, WSTOPPED | WNOHANG);
   // A signal that arrives just now is the process's own doing, or its end.
-  absl::Status status = signal == (SIGTRAP | PTRACE_EVENT_STOP << 8)
+  absl::Status status = it->second->forking->stopping && info.si_status == (SIGTRAP | PTRACE_EVENT_STOP << 8)
                             ? FinishFork(*it->second)
-                            : absl::AbortedError("the forked process was sent a signal before its start");
+                            : absl::AbortedError("the forked process was stopped before its start");
   if (!status.ok()) FailFork(id, Aborted(status));
 }
 

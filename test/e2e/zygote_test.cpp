@@ -245,6 +245,22 @@ TEST_F(ZygoteTest, AKilledZygoteTakesNothingWithItAndReturns) {
   EXPECT_EQ(node_->Status(lives.container).state(), api::CONTAINER_RUNNING);
 }
 
+// Its parent is the monitor, which the kernel then makes its tracer.
+TEST_F(ZygoteTest, WhoAsksItsParentToTraceItGoesOn) {
+  const std::vector<std::string> command{"python3", "-c",
+                                         "import ctypes, os, signal\n"
+                                         "signal.signal(signal.SIGUSR1, lambda *_: print('signal'))\n"
+                                         "print(ctypes.CDLL(None).ptrace(0, 0, 0, 0))\n"
+                                         "os.kill(os.getpid(), signal.SIGUSR1)\n"
+                                         "raise SystemExit(7)\n"};
+  for (const char* mode : {"off", "auto"}) {
+    const Run run = RunForked(command, {{"zygote.cri-sock.io", mode}});
+    EXPECT_EQ(run.forked, mode == std::string("auto")) << run.reason;
+    EXPECT_EQ(run.log, "stdout F 0\nstdout F signal\n");
+    EXPECT_EQ(run.exit, 7);
+  }
+}
+
 TEST_F(ZygoteTest, ForkedContainersOutliveTheDaemon) {
   Run run = RunForked({"python3", "-c", "import time; time.sleep(1000)"}, {}, false);
   ASSERT_TRUE(run.forked) << run.reason;
