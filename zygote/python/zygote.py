@@ -198,6 +198,10 @@ def say(fd, op, fields=()):
 
 class Zygote:
     def __init__(self):
+        # Found once, in the Zygote: to look at an object is to write to its memory, a copied page for each program.
+        self.drawn = []         # bit generators to seed anew
+        self.absent = []        # folders of sys.path that are not there
+        self.tops = set()       # what is loaded beyond any start's own
         self.control = _socket.socket(fileno=CONTROL)
         os.set_inheritable(CONTROL, False)
         self.loaded = []
@@ -308,6 +312,9 @@ class Zygote:
             except BaseException as e:
                 reason = reason or 'a before_freeze hook raised %s: %s' % (type(e).__name__, e)
         gc.collect()
+        self.drawn, self.absent = drawn(), forget_folders()
+        self.tops = {name.partition('.')[0] for name in sys.modules} - {name.partition('.')[0] for name in _plain_modules}
+        self.tops -= {'cri_sock', '__main__', 'linecache'}
         gc.freeze()
         reason = leftovers(before, bool(modules)) or reason
         answer = [('module', m) for m in loaded] + [('missing', m) for m in missing]
@@ -874,47 +881,56 @@ def fresh(zygote):
     if uuid is not None:
         uuid._last_timestamp = None
         uuid._node = None
-    reseed()
-    for finder in list(sys.path_importer_cache.items()):
-        # Folders may be others here, or have other files.
-        if hasattr(finder[1], 'invalidate_caches'):
-            finder[1].invalidate_caches()
-        elif finder[1] is not None or os.path.exists(finder[0]):
-            del sys.path_importer_cache[finder[0]]
+    reseed(zygote.drawn)
+    for path in zygote.absent:
+        if os.path.exists(path):
+            sys.path_importer_cache.pop(path, None)
 
 
-def reseed():
-    """`random` itself is seeded anew by Python in each fork. What was seeded on purpose keeps its seed."""
-    modules = sys.modules
-    numpy = modules.get('numpy.random')
-    if numpy is not None:
+def forget_folders():
+    """What is remembered of folders, which may be others in a container or have other files; those that are absent here."""
+    absent = []
+    for path, finder in list(sys.path_importer_cache.items()):
+        if hasattr(finder, 'invalidate_caches'):
+            finder.invalidate_caches()
+        elif finder is None:
+            absent.append(path)
+        else:
+            del sys.path_importer_cache[path]
+    return absent
+
+
+def drawn():
+    """numpy's bit generators whose seed came from the system, but for the one that numpy.random.seed() seeds.
+
+    What was seeded on purpose keeps its seed.
+    """
+    legacy = getattr(getattr(sys.modules.get('numpy.random.mtrand'), '_rand', None), '_bit_generator', None)
+    kind = getattr(sys.modules.get('numpy.random'), 'BitGenerator', None)
+    found = []
+    for value in gc.get_objects() if isinstance(kind, type) else []:
+        if issubclass(type(value), kind) and value is not legacy:
+            try:
+                entropy = value.seed_seq.entropy
+                if isinstance(entropy, int) and entropy >> 64:
+                    found.append(value)
+            except Exception:
+                pass
+    return found
+
+
+def reseed(generators):
+    """`random` itself is seeded anew by Python in each fork."""
+    for name, seed in (('numpy.random', 'seed'), ('torch', 'seed')):
+        module = sys.modules.get(name)
+        if module is not None:
+            try:
+                getattr(module, seed)()
+            except Exception:
+                pass
+    for value in generators:
         try:
-            numpy.seed()
-        except Exception:
-            pass
-    generator = getattr(numpy, 'Generator', None)
-    random = modules.get('random')
-    if generator is None:
-        return
-    done = set()
-    for name, module in list(modules.items()):
-        values = getattr(module, '__dict__', None)
-        if not values or module is random:
-            continue
-        for value in list(values.values()):
-            if type(value) is generator and id(value) not in done:
-                done.add(id(value))
-                try:
-                    bits = value.bit_generator
-                    entropy = bits.seed_seq.entropy
-                    if isinstance(entropy, int) and entropy >> 64:  # drawn from the system, not given
-                        bits.state = type(bits)().state
-                except Exception:
-                    pass
-    torch = modules.get('torch')
-    if torch is not None:
-        try:
-            torch.seed()
+            value.state = type(value)().state
         except Exception:
             pass
 
@@ -948,11 +964,7 @@ def importer(path):
 
 def shadows(zygote, folder):
     """Modules that are loaded and that a plain start would have taken from this folder."""
-    if folder is None:
-        return None
-    tops = {name.partition('.')[0] for name in sys.modules} - {n.partition('.')[0] for n in _plain_modules}
-    tops -= {'cri_sock', '__main__', 'linecache'}
-    if not tops:
+    if not zygote.tops:
         return None
     suffixes = sys.modules['_imp'].extension_suffixes() + ['.py', '.pyc']
     here = os.path.realpath(folder or '.')
@@ -962,7 +974,7 @@ def shadows(zygote, folder):
         return None
     for name in names:
         top = name.partition('.')[0]
-        if top not in tops:
+        if top not in zygote.tops:
             continue
         path = here + '/' + name
         if name == top:
