@@ -323,6 +323,8 @@ absl::Status Server::StartBuilder(Process& process) {
   absl::StatusOr<pid_t> builder = Clone(CLONE_NEWNS, cgroup, &forking.builder_pidfd, kBuilderNumber);
   if ((!builder.ok() || *builder != 0) && setns(pid_ns_.get(), CLONE_NEWPID) < 0)
     return ErrnoStatus(errno, "return to the own PID namespace");
+  if (ErrnoOf(builder.status()) == ENOMEM)  // pid_namespaces(7)
+    return absl::AbortedError("the forked process ended before its container was built");
   ASSIGN_OR_RETURN(forking.builder, std::move(builder));
   int numbers[3];
   for (int i = 0; i < 3; ++i) numbers[i] = forking.child_stdio[i].get();

@@ -100,13 +100,14 @@ class ZygoteFixture : public testing::Test {
     }
     return run;
   }
-  // The processes of Zygotes, by what their cgroups hold.
+  // The processes of Zygotes and those parked, by what their cgroups hold.
   static std::vector<pid_t> ZygotePids() {
     std::vector<pid_t> pids;
-    FILE* out = popen(
-        "cat /sys/fs/cgroup/pids/*/zygotes/*/cgroup.procs /sys/fs/cgroup/*e2e*/zygotes/*/cgroup.procs "
-        "2>/dev/null | sort -un",
-        "r");
+    const std::string zygotes = Cat("/cri-sock-e2e-", getpid(), "/zygotes/*/cgroup.procs");
+    FILE* out =
+        popen(Cat("cat /sys/fs/cgroup/pids", zygotes, " /sys/fs/cgroup", zygotes, " 2>/dev/null | sort -un")
+                  .c_str(),
+              "r");
     for (int pid; fscanf(out, "%d", &pid) == 1;) pids.push_back(pid);
     pclose(out);
     return pids;
