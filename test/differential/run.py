@@ -18,6 +18,8 @@ A program is one file in programs/. Its first lines say how it is run, `# KEY: V
   bare    anything: only where nothing is loaded in the Zygote
   needs   modules without which it is left out
   python  the version of Python it is for, where it is for one only
+  load    modules that the Zygote has loaded (test/packages)
+  package, unforkable   see test/packages
 The text is app.py in an empty working directory; a line `#==== PATH` begins another file there, `#==== PATH x` an
 executable one. PYTHON in a first line `#!PYTHON` is the interpreter's path.
 """
@@ -31,6 +33,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, '../../zygote/python'))
@@ -38,7 +41,7 @@ sys.path.insert(0, os.path.join(HERE, '../../zygote/python'))
 from testing import Zygote, adopt, pack  # noqa: E402
 
 SELECTS = re.compile(r'(PYTHON|LANG|LC_|LD_|MALLOC_|PATH=|HOME=)(?!UNBUFFERED)')
-ADDRESS = re.compile(rb'0x[0-9a-f]{6,}|(?<=started )\d{8,}|(?<=stopped )\d{8,}')  # of objects and threads: chance
+ADDRESS = re.compile(rb'0x[0-9a-f]{6,}|(?<=started )\d{8,}|(?<=stopped )\d{8,}|(?<= in )\d+\.\d+(?=s)')  # of objects and threads, and times: chance
 TIMEOUT = 60
 
 
@@ -46,7 +49,7 @@ class Program:
     def __init__(self, name, source):
         self.name = name
         self.run, self.stdin, self.stdout, self.exit, self.min, self.only = 'python app.py', b'', 'pipe', 0, (3, 9), None
-        self.env, self.needs, self.bare = [], [], False
+        self.env, self.needs, self.load, self.package, self.unforkable, self.bare = [], [], [], None, None, False
         self.files = {}
         head, *others = re.split(r'(?m)^#==== (.*)\n', source)
         self.files['app.py'] = (head, False)
@@ -71,11 +74,11 @@ class Program:
                 self.min = tuple(int(n) for n in value.split('.'))
             elif key == 'python':
                 self.only = tuple(int(n) for n in value.split('.'))
-            elif key == 'needs':
-                self.needs = value.split()
+            elif key in ('needs', 'load'):
+                setattr(self, key, value.split())
             elif key == 'bare':
                 self.bare = True
-            elif key in ('run', 'stdout'):
+            elif key in ('run', 'stdout', 'package', 'unforkable'):
                 setattr(self, key, value)
             else:
                 raise ValueError('%s: unknown key `%s`' % (name, key))
@@ -101,8 +104,7 @@ class Program:
             os.utime(path, (1700000000, 1700000000))
 
 
-def corpus():
-    folder = os.path.join(HERE, 'programs')
+def corpus(folder=os.path.join(HERE, 'programs')):
     for name in sorted(os.listdir(folder)):
         if name.endswith('.py'):
             with open(os.path.join(folder, name), encoding='utf-8', errors='surrogateescape') as f:
@@ -143,7 +145,7 @@ class Runner:
         shutil.rmtree(self.top)
 
     def both(self, program):
-        results = []
+        results, self.seconds = [], []
         environment = program.environment(self.python, self.top)
         for plain in (True, False):
             shutil.rmtree(self.work, ignore_errors=True)
@@ -167,6 +169,7 @@ class Runner:
                 else:
                     ends.append(os.dup(output.fileno()))
             stdio = [stdin.fileno()] + ends
+            begin = time.monotonic()
             if plain:
                 pid = self.plain(argv, environment, stdio)
             else:
@@ -180,6 +183,7 @@ class Runner:
             for end in ends:
                 os.close(end)
             status = self.wait(pid)
+            self.seconds.append(time.monotonic() - begin)
             for reader in readers:
                 reader.wait()
             told = []
@@ -272,9 +276,7 @@ def main():
             wrong = []
             if plain[0] != program.exit:
                 wrong.append('the plain start exits with %d, not %d' % (plain[0], program.exit))
-            for what, a, b in zip(('status', 'stdout', 'stderr'), plain, forked):
-                if ADDRESS.sub(b'0x', a) != ADDRESS.sub(b'0x', b) if isinstance(a, bytes) else a != b:
-                    wrong.append('%s\n  plain:  %s\n  forked: %s' % (what, show(a), show(b)))
+            wrong += differences(plain, forked)
             if wrong:
                 failed += 1
                 print('FAILED %s: %s' % (program.name, '\n'.join(wrong)))
@@ -288,6 +290,13 @@ def main():
         runner.end()
     print('%d passed, %d failed, %d skipped' % (passed, failed, skipped))
     return 1 if failed or not passed else 0
+
+
+def differences(plain, forked):
+    """What two results of Runner.both() do not share, in words."""
+    return ['%s\n  plain:  %s\n  forked: %s' % (what, show(a), show(b))
+            for what, a, b in zip(('status', 'stdout', 'stderr'), plain, forked)
+            if (ADDRESS.sub(b'0x', a) != ADDRESS.sub(b'0x', b) if isinstance(a, bytes) else a != b)]
 
 
 def show(value):

@@ -36,10 +36,10 @@ PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NAME, PR_CAPBSET_READ, PR_CAPBSET_DROP 
 PR_SET_MM, PR_SET_MM_MAP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 35, 14, 38, 47
 EPERM, EDQUOT, ENOSYS = 1, 122, 38
 CAP_SYS_ADMIN = 21
-# Thread pools are made by imports; none of their threads would live in a child.
-POOLS = ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'BLIS_NUM_THREADS', 'VECLIB_MAXIMUM_THREADS',
-         'NUMEXPR_NUM_THREADS', 'NUMEXPR_MAX_THREADS', 'NUMBA_NUM_THREADS', 'RAYON_NUM_THREADS', 'POLARS_MAX_THREADS',
-         'ARROW_IO_THREADS', 'GOTO_NUM_THREADS', 'TBB_NUM_THREADS')
+# Set while modules are imported, so that these start no thread that a child would lack: NumExpr's pool, and what purges
+# the heap of Arrow's own copy of jemalloc. Pools that are made when first used (OpenMP, MKL, Rayon, Numba) need nothing,
+# and OpenBLAS ends its threads by itself before a fork.
+WHILE_IMPORTING = {'NUMEXPR_NUM_THREADS': '1', 'JE_ARROW_MALLOC_CONF': 'background_thread:false'}
 
 
 # ---- C, without the package ctypes: that would stay behind as a module, with state.
@@ -205,7 +205,8 @@ class Zygote:
         self.control = _socket.socket(fileno=CONTROL)
         os.set_inheritable(CONTROL, False)
         self.loaded = []
-        self.pools = []        # variables of POOLS that are set for the time of imports
+        self.blas = []         # (openblas_get_num_threads(), the function that sets it) of each OpenBLAS
+        self.processors = len(os.sched_getaffinity(0))
         self.written = {}      # what imports changed in the environment
         self.hooks = {'freeze': [], 'fork': []}
         self.started = dict(os.environ)
@@ -280,14 +281,15 @@ class Zygote:
     def load(self, modules):
         begin = time.monotonic()
         before = state()
-        environment = dict(os.environ)
         self.hook_module()
         gc.disable()
-        for name in POOLS:
-            if name not in os.environ:
-                os.environ[name] = '1'
-                self.pools.append(name)
-        with_pools = dict(os.environ)
+        ours = {name: value for name, value in WHILE_IMPORTING.items() if name not in os.environ}
+        # Matplotlib writes to the user's folders when it is imported: not here, where they are not.
+        folder = '%s/zygote-%d' % (os.environ.get('TMPDIR') or '/tmp', os.getpid())
+        ours['MPLCONFIGDIR'] = folder
+        kept = {name: os.environ.get(name) for name in ours}
+        os.environ.update(ours)
+        while_importing = dict(os.environ)
         missing, loaded = [], []
         output = Output()
         for name in modules:
@@ -297,20 +299,23 @@ class Zygote:
             except BaseException as e:
                 missing.append('%s %s: %s' % (name, type(e).__name__, e))
         reason = output.end()
-        for name in set(with_pools) | set(os.environ):
+        for name in set(while_importing) | set(os.environ):
             now = os.environ.get(name)
-            if now != with_pools.get(name):
+            if now != while_importing.get(name):
                 self.written[name] = now
-        for name in self.pools:
+        for name, value in kept.items():
             if name not in self.written:
-                os.environ.pop(name, None)
-        self.pools = []
+                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        remove(folder)
         self.loaded += loaded
         for hook in self.hooks['freeze']:
             try:
                 hook()
             except BaseException as e:
                 reason = reason or 'a before_freeze hook raised %s: %s' % (type(e).__name__, e)
+        self.blas = openblas()
+        end_pools()
+        forget_settings()
         gc.collect()
         self.drawn, self.absent = drawn(), forget_folders()
         self.tops = {name.partition('.')[0] for name in sys.modules} - {name.partition('.')[0] for name in _plain_modules}
@@ -515,6 +520,16 @@ def files(folder):
     return found
 
 
+def remove(folder):
+    try:
+        for parent, _, names in os.walk(folder, topdown=False):
+            for name in names:
+                os.unlink('%s/%s' % (parent, name))
+            os.rmdir(parent)
+    except OSError:
+        pass  # leftovers() finds it
+
+
 def links():
     found = {}
     for fd in os.listdir('/proc/self/fd'):
@@ -560,6 +575,42 @@ def leftovers(before, imported):
     if new:
         return 'files left behind: %s' % ', '.join(new[:3])
     return ''
+
+
+def end_pools():
+    """A fork for its own sake: what a library does before one, as OpenBLAS, which ends its threads until they are needed."""
+    if len(os.listdir('/proc/self/task')) == 1:
+        return
+    try:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+    except Exception:
+        pass  # threads are left, or a child
+
+
+def openblas():
+    """Each OpenBLAS there is (numpy and scipy bring their own, under names of their own): its number of threads, its setter."""
+    found = []
+    try:
+        with open('/proc/self/maps', 'rb') as maps:
+            paths = {line.split(None, 5)[5].rstrip(b'\n') for line in maps if b'openblas' in line}
+    except OSError:
+        return found
+    for path in sorted(paths):
+        for name in ('openblas_%s_num_threads', 'openblas_%s_num_threads64_', 'scipy_openblas_%s_num_threads',
+                     'scipy_openblas_%s_num_threads64_'):
+            try:
+                library = _ctypes.dlopen(os.fsdecode(path), os.RTLD_NOLOAD | os.RTLD_NOW)
+                number_ = Function(_ctypes.dlsym(library, name % 'get'))
+                setter = Function(_ctypes.dlsym(library, name % 'set'))
+            except OSError:
+                continue
+            number_.argtypes, setter.argtypes, setter.restype = (), (Long,), None
+            found.append((number_() & 0x7fffffff, setter))
+            break
+    return found
 
 
 def coerced():
@@ -732,6 +783,7 @@ class Plan:
         if hasattr(sys, 'orig_argv'):
             sys.orig_argv[:] = [os.fsdecode(a) for a in self.arguments]
         fresh(self.zygote)
+        unread()
         folder = first_path(self)
         if _path0 and folder is not None:
             shadow = shadows(self.zygote, folder)
@@ -919,6 +971,26 @@ def drawn():
     return found
 
 
+def forget_settings():
+    """Matplotlib's functions remember what they returned; its import reads settings of the user's (see unread)."""
+    for name in ('get_configdir', 'get_cachedir'):
+        try:
+            function = getattr(sys.modules['matplotlib'], name)
+            function.__closure__[function.__code__.co_freevars.index('called')].cell_contents = False
+        except Exception:
+            pass
+
+
+def unread():
+    """Settings in the working directory or the user's, which the import of matplotlib would have read."""
+    if 'matplotlib' not in sys.modules:
+        return
+    home = os.environ.get('XDG_CONFIG_HOME') or '%s/.config' % os.path.expanduser('~')
+    for path in ('matplotlibrc', '%s/matplotlibrc' % (os.environ.get('MPLCONFIGDIR') or '%s/matplotlib' % home)):
+        if os.path.exists(path):
+            raise Failed('shadow', 0, '`%s` is read by the import of matplotlib' % path)
+
+
 def reseed(generators):
     """`random` itself is seeded anew by Python in each fork."""
     for name, seed in (('numpy.random', 'seed'), ('torch', 'seed')):
@@ -949,6 +1021,21 @@ def first_path(plan):
         return os.path.dirname(os.path.realpath(plan.target))
     except OSError:
         return None
+
+
+def pools(zygote):
+    """Thread pools as large as a start of the program's own would have made them."""
+    processors = len(os.sched_getaffinity(0))
+    if processors < zygote.processors:
+        for threads, setter in zygote.blas:
+            if processors < threads:
+                setter(processors)
+    numexpr = sys.modules.get('numexpr')
+    if numexpr is not None:
+        try:
+            numexpr.nthreads = numexpr.utils._init_num_threads()
+        except Exception:
+            pass
 
 
 def absolute(path):
@@ -1131,6 +1218,7 @@ def run_script(plan):
 
 def run(plan):
     """The program, from its first line to its last; its status, None where Python's own main is to tell."""
+    pools(plan.zygote)
     for hook in plan.zygote.hooks['fork']:
         try:
             alone(call_object, hook, ())

@@ -284,10 +284,22 @@ libc.pthread_create(ctypes.byref(thread), None, forever, None)
         self.unforkable('import cri_sock\n@cri_sock.before_freeze\ndef f(): raise ValueError("not now")', 'before_freeze hook raised ValueError: not now')
 
     def test_pools(self):
-        self.module('pool', 'import os\nseen = os.environ.get("OMP_NUM_THREADS"), os.environ.get("OPENBLAS_NUM_THREADS")')
-        zygote = self.zygote('pool', environment=['OPENBLAS_NUM_THREADS=7'])
-        code = 'import os, pool; print(pool.seen, os.environ.get("OMP_NUM_THREADS"), os.environ.get("OPENBLAS_NUM_THREADS"))'
-        self.assertEqual(self.run_code(zygote, code), ("('1', '7') None 7\n", 0))
+        self.module('pool', """
+import os
+seen = os.environ.get('NUMEXPR_NUM_THREADS'), os.environ.get('JE_ARROW_MALLOC_CONF')""")
+        zygote = self.zygote('pool', environment=['NUMEXPR_NUM_THREADS=7'])
+        code = 'import os, pool; print(pool.seen, os.environ.get("NUMEXPR_NUM_THREADS"), os.environ.get("JE_ARROW_MALLOC_CONF"))'
+        self.assertEqual(self.run_code(zygote, code), ("('7', 'background_thread:false') 7 None\n", 0))
+
+    def test_threads_that_end_before_a_fork(self):
+        self.module('mod', """
+import os, threading
+stop = threading.Event()
+thread = threading.Thread(target=stop.wait, daemon=True)
+thread.start()
+os.register_at_fork(before=lambda: (stop.set(), thread.join()))""")
+        zygote = self.zygote('mod')
+        self.assertEqual(self.run_code(zygote, 'import mod; print(mod.thread.is_alive())'), ('False\n', 0))
 
     def test_environment_of_imports(self):
         self.module('writes', 'import os\nos.environ["FROM_IMPORT"] = "yes"\nos.environ["OMP_NUM_THREADS"] = "3"')
