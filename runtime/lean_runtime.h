@@ -180,6 +180,8 @@ class LeanRuntime final : public Runtime {
   void Resync();
 
   const RuntimeOptions options_;
+  // The monitor's program as this daemon found it. One that takes its path later is the next daemon's.
+  const std::string monitor_identity_ = monitor::ProgramIdentity(options_.monitor_program);
   const std::function<void(const std::string&, const ExitInfo&)> on_exit_;
   std::unique_ptr<CgroupManager> cgroups_;
   std::unique_ptr<PodNetwork> network_;

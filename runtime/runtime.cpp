@@ -91,7 +91,7 @@ std::vector<int> Numbers(const std::vector<Fd>& fds) {
 
 absl::StatusOr<std::shared_ptr<monitor::Client>> LeanRuntime::Connect() {
   return monitor::Client::Open(
-      options_.state_dir + "/monitor.sock", options_.monitor_program,
+      options_.state_dir + "/monitor.sock", options_.monitor_program, monitor_identity_,
       [this](const monitor::Exit& exit) {
         Finish(exit);
         Acknowledge(exit.id());

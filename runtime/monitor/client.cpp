@@ -60,16 +60,18 @@ std::string ProgramIdentity(const std::string& path) {
 }
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Open(const std::string& socket_path,
-                                                     const std::string& program,
+                                                     const std::string& program, const std::string& identity,
                                                      const std::function<void(const Exit&)>& on_exit,
                                                      const std::function<void()>& on_lost) {
   absl::Status last;
+  bool spawned = false;
   // One that ends or is upgraded just now is tried again; a program that never speaks is given up.
   for (int attempt = 0; attempt < 20; ++attempt) {
     if (attempt > 2) poll(nullptr, 0, 50);
     auto socket = ConnectChannel(socket_path);
     if (!socket.ok()) {
       RETURN_IF_ERROR_AS(Spawn(socket_path, program), "start the monitor");
+      spawned = true;
       socket = ConnectChannel(socket_path);
     }
     if (!socket.ok()) {
@@ -88,16 +90,17 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Open(const std::string& socket_p
       last = Annotate(answer.status(), "greet the monitor");
       continue;
     }
-    std::string wanted = ProgramIdentity(program);
-    if (answer->reply.version() == kVersion && (wanted.empty() || answer->reply.program() == wanted)) {
+    if (answer->reply.version() == kVersion &&
+        (spawned || identity.empty() || answer->reply.program() == identity)) {
       *greeted = true;
       if (!client->lost()) return client;
       last = absl::UnavailableError("the monitor is gone");
       continue;
     }
     last = absl::FailedPreconditionError(Cat("the running monitor speaks version ", answer->reply.version(),
-                                             ", this daemon ", kVersion, ", and it does not upgrade"));
-    request.mutable_upgrade();
+                                             ", this daemon ", kVersion, ", and it does not become `",
+                                             program, "`: does that run?"));
+    request.mutable_upgrade()->set_program(program);
     client->Call(request).status().IgnoreError();
   }
   return last;

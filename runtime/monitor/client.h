@@ -32,11 +32,11 @@ struct Answer {
 
 class Client {
  public:
-  // Connects to the monitor at `socket_path`, starting `program` where nobody listens, and upgrading the one
-  // that runs where it came from another program. `on_exit` is called from a thread of the client once
-  // Deliver was called; `on_lost` once when the monitor is gone, from another one.
+  // Connects to the monitor at `socket_path`, starting `program` where nobody listens, and making the one
+  // that runs `program` where it is not the one of `identity` ("": whichever). `on_exit` is called from a
+  // thread of the client once Deliver was called; `on_lost` once when the monitor is gone, from another one.
   static absl::StatusOr<std::unique_ptr<Client>> Open(const std::string& socket_path,
-                                                      const std::string& program,
+                                                      const std::string& program, const std::string& identity,
                                                       const std::function<void(const Exit&)>& on_exit,
                                                       const std::function<void()>& on_lost);
   ~Client();

@@ -11,6 +11,7 @@
 
 #include <ctime>
 #include <set>
+#include <utility>
 
 #include "runtime/base/channel.h"
 #include "runtime/base/path.h"
@@ -31,13 +32,25 @@ int64_t Now(clockid_t clock) {
 
 void Inherit(int fd) { fcntl(fd, F_SETFD, 0); }
 
-// Replaces this process's image. The one that runs serves where the path leads nowhere any more.
-void Execute(const std::string& program, const std::vector<std::string>& args) {
+void Execute(const std::string& file, const std::string& program, const std::vector<std::string>& args) {
   std::vector<char*> argv{const_cast<char*>(program.c_str())};
   for (const std::string& arg : args) argv.push_back(const_cast<char*>(arg.c_str()));
   argv.push_back(nullptr);
-  execv(program.c_str(), argv.data());
-  execv("/proc/self/exe", argv.data());
+  execv(file.c_str(), argv.data());
+}
+
+// Whether the file is a program of ours that runs here: without arguments it ends with status 2. One that
+// lacks a library, or is half written, would take every container with it.
+bool Runs(const std::string& file) {
+  const pid_t child = fork();
+  if (child == 0) {
+    Execute(file, file, {});
+    _exit(127);
+  }
+  int status = -1;
+  while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return child > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 2;
 }
 
 class Keeper {
@@ -58,7 +71,9 @@ class Keeper {
       int64_t begin = Now(CLOCK_MONOTONIC);
       if (absl::Status status = StartMonitor(); status.ok()) Look();
       if (ended_ == 0 && !channel_.valid()) _exit(0);
-      if (ended_ == kUpgradeStatus) BecomeKeeper(program_, listener_, holdings_).IgnoreError();
+      // Where that fails this one goes on, and the daemon says so.
+      if (const std::string next = std::exchange(next_, ""); ended_ == kUpgradeStatus && Runs(next))
+        BecomeKeeper(next, next, listener_, holdings_).IgnoreError();
       // One that dies at once, again and again, must not take the whole machine.
       short_lives_ = Now(CLOCK_MONOTONIC) - begin < kNsPerSecond ? short_lives_ + 1 : 0;
       if (short_lives_ > 2) poll(nullptr, 0, 100);
@@ -77,7 +92,7 @@ class Keeper {
       sigprocmask(SIG_SETMASK, &none, nullptr);
       Inherit(listener_.get());
       Inherit(channel.b.get());
-      Execute(program_, {"serve", Cat(listener_.get()), Cat(channel.b.get())});
+      Execute(kOwnImage, program_, {"serve", Cat(listener_.get()), Cat(channel.b.get())});
       _exit(127);
     }
     channel_ = std::move(channel.a);
@@ -127,6 +142,8 @@ class Keeper {
         TakeKept(std::move(*said.mutable_keep()), std::move(message->fds), holdings_).IgnoreError();
       else if (said.kind_case() == KeeperMessage::kForget)
         holdings_.erase(said.forget());
+      else if (said.kind_case() == KeeperMessage::kUpgrade)
+        next_ = said.upgrade().empty() ? program_ : said.upgrade();
     }
   }
 
@@ -179,6 +196,7 @@ class Keeper {
   int short_lives_ = 0;  // one after another
   int ended_ = -1;       // status of the monitor, 128 + signal when killed by one; -1 while it runs
   std::set<std::string> unsent_;
+  std::string next_;  // what the monitor asked to be replaced by
 };
 
 }  // namespace
@@ -204,10 +222,11 @@ absl::Status TakeKept(Kept kept, std::vector<Fd> fds, Holdings& holdings) {
   return absl::OkStatus();
 }
 
-absl::Status BecomeKeeper(const std::string& program, const Fd& listener, const Holdings& holdings) {
-  KeptState state;
+absl::Status BecomeKeeper(const std::string& file, const std::string& program, const Fd& listener,
+                          const Holdings& holdings) {
+  KeptState kept;
   for (const auto& [id, held] : holdings) {
-    KeptState::Held& one = *state.add_held();
+    KeptState::Held& one = *kept.add_held();
     *one.mutable_kept() = held.kept;
     for (const auto& [kind, fd] : held.fds) {
       Inherit(fd.get());
@@ -215,13 +234,13 @@ absl::Status BecomeKeeper(const std::string& program, const Fd& listener, const 
       one.add_numbers(fd.get());
     }
   }
-  Fd file(memfd_create("cri-sock-keeper", MFD_CLOEXEC));
-  if (!file.valid()) return ErrnoStatus(errno, "make a memfd");
-  RETURN_IF_ERROR(WriteAll(file.get(), state.SerializeAsString()));
-  Inherit(file.get());
+  Fd state(memfd_create("cri-sock-keeper", MFD_CLOEXEC));
+  if (!state.valid()) return ErrnoStatus(errno, "make a memfd");
+  RETURN_IF_ERROR(WriteAll(state.get(), kept.SerializeAsString()));
+  Inherit(state.get());
   Inherit(listener.get());
-  Execute(program, {"keep", Cat(listener.get()), Cat(file.get())});
-  return ErrnoStatus(errno, Cat("execute `", program, "`"));
+  Execute(file, program, {"keep", Cat(listener.get()), Cat(state.get())});
+  return ErrnoStatus(errno, Cat("execute `", file, "`"));
 }
 
 absl::StatusOr<Holdings> ReadHoldings(int state) {

@@ -4,7 +4,8 @@
 // monitor knows of each process and of its descriptors; it starts the monitor again when that has died, and
 // hands all of it over; and it reaps, with their true exits, the processes that then fell to it. When the
 // keeper dies, the monitor becomes the keeper by execve(2), so that its children stay its own, and a fresh
-// monitor goes on below. An upgrade takes the same way.
+// monitor goes on below. An upgrade takes the same way; until one is asked for, whoever is started again is
+// the program that ran before, whatever lies at its path now.
 #pragma once
 
 #include <map>
@@ -17,7 +18,7 @@
 
 namespace sock::runtime::monitor {
 
-// With this status a monitor ends that wants its keeper to be replaced by the program on disk.
+// With this status a monitor ends that wants its keeper to be replaced (KeeperMessage.upgrade).
 inline constexpr int kUpgradeStatus = 64;
 
 struct Held {
@@ -33,9 +34,13 @@ absl::Status SendKept(int channel, Kept kept, const std::map<Kept::Descriptor, i
 // Merges a received message into `holdings`. INVALID_ARGUMENT: the descriptors are not those that it names.
 absl::Status TakeKept(Kept kept, std::vector<Fd> fds, Holdings& holdings);
 
-// Replaces this process by `program` as a keeper that has `holdings` and listens at `listener`. Returns only
-// where neither the program nor this process's own image can be executed.
-absl::Status BecomeKeeper(const std::string& program, const Fd& listener, const Holdings& holdings);
+// The program that runs, also where another lies at its path, or none.
+inline constexpr char kOwnImage[] = "/proc/self/exe";
+
+// Replaces this process by `file`, called `program`, as a keeper that has `holdings` and listens at
+// `listener`. Returns only where that can't be executed.
+absl::Status BecomeKeeper(const std::string& file, const std::string& program, const Fd& listener,
+                          const Holdings& holdings);
 
 // Reads what BecomeKeeper left in the memfd `state`, -1 for nothing.
 absl::StatusOr<Holdings> ReadHoldings(int state);

@@ -2,6 +2,7 @@
 // as descriptor LISTENER; STATE is what an earlier keeper or monitor left. cri-sock-monitor serve LISTENER
 // CHANNEL: the monitor (server.h), as the keeper starts it.
 #include <fcntl.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -41,6 +42,7 @@ int main(int argc, char** argv) {
     monitor::RunKeeper(argv[0], sock::Fd(listener), *std::move(holdings));
   }
   if (role != "serve" || second < 0) return 2;
+  prctl(PR_SET_NAME, "cri-sock-monitor");  // executed by its keeper's link in /proc, it would be called that
   auto server = monitor::Server::Open(argv[0], sock::Fd(listener), sock::Fd(second));
   if (!server.ok()) return 1;
   (*server)->Run();

@@ -16,6 +16,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/base/atomic_file.h"
 #include "runtime/base/path.h"
 #include "runtime/base/pidref.h"
 #include "runtime/base/text.h"
@@ -48,6 +49,7 @@ class MonitorTest : public ::testing::Test {
     if (geteuid() != 0) GTEST_SKIP() << "needs root";
     char name[] = "/tmp/monitor_test.XXXXXX";
     directory_ = mkdtemp(name);
+    identity_ = ProgramIdentity(program_);
     Connect();
   }
 
@@ -64,7 +66,7 @@ class MonitorTest : public ::testing::Test {
 
   void Connect() {
     auto client = Client::Open(
-        directory_ + "/monitor.sock", program_,
+        directory_ + "/monitor.sock", program_, identity_,
         [this](const Exit& exit) {
           std::lock_guard lock(mutex_);
           exits_[exit.id()] = exit.code();
@@ -146,7 +148,14 @@ class MonitorTest : public ::testing::Test {
     ASSERT_EQ(write(go.get(), "x\n", 2), 2);
   }
 
-  std::string directory_, program_ = MONITOR_PROGRAM;
+  // What the keeper of `process` runs: its path, with " (deleted)" where another file took that.
+  static std::string KeepersProgram(const PidRef& process) {
+    char target[PATH_MAX]{};
+    EXPECT_GT(readlink(Cat("/proc/", ParentOf(process.pid), "/exe").c_str(), target, sizeof target - 1), 0);
+    return target;
+  }
+
+  std::string directory_, program_ = MONITOR_PROGRAM, identity_;
   PidRef monitor_;
   std::unique_ptr<Client> client_;
   std::mutex mutex_;
@@ -323,21 +332,70 @@ TEST_F(Successor, TellsTheExitOfAnOrphanOfBoth) {
   Check();
 }
 
-TEST_F(Successor, TakesOverAtAnUpgrade) {
-  client_.reset();
-  program_ = directory_ + "/program";
-  ASSERT_TRUE(std::filesystem::copy_file(MONITOR_PROGRAM, program_));
-  Connect();
-  Prepare();
-  client_.reset();
+// The same, with a copy of the program that others can replace.
+class Upgrade : public Successor {
+ protected:
+  void SetUp() override {
+    MonitorTest::SetUp();
+    if (IsSkipped()) return;
+    client_.reset();
+    Install(directory_ + "/program");
+    Connect();
+    Prepare();
+    keeper_ = ParentOf(before_);
+  }
+  void Install(const std::string& path) {
+    program_ = path;
+    ASSERT_TRUE(std::filesystem::copy_file(MONITOR_PROGRAM, directory_ + "/new"));
+    std::filesystem::rename(directory_ + "/new", path);
+    identity_ = ProgramIdentity(path);
+  }
+  void Reconnect() {
+    client_.reset();
+    Connect();
+    EXPECT_EQ(ParentOf(monitor_.pid), keeper_);  // execve(2): the same process
+  }
+  pid_t keeper_ = 0;
+};
+
+TEST_F(Upgrade, InPlace) {
+  Install(program_);
+  Reconnect();
+  EXPECT_EQ(KeepersProgram(monitor_), program_);
+  Check();
+}
+
+TEST_F(Upgrade, ToAnotherPath) {
   ASSERT_TRUE(std::filesystem::remove(program_));
-  ASSERT_TRUE(std::filesystem::copy_file(MONITOR_PROGRAM, program_));
-  pid_t keeper = ParentOf(before_);
-  Connect();
-  EXPECT_EQ(ParentOf(monitor_.pid), keeper);  // execve(2): the same process, another program
-  char target[PATH_MAX]{};
-  ASSERT_GT(readlink(Cat("/proc/", keeper, "/exe").c_str(), target, sizeof target - 1), 0);
-  EXPECT_EQ(target, program_);
+  Install(directory_ + "/elsewhere");
+  Reconnect();
+  EXPECT_EQ(KeepersProgram(monitor_), program_);
+  Check();
+}
+
+TEST_F(Upgrade, IsNoCrash) {
+  const std::string identity = identity_;
+  Install(program_);
+  identity_ = identity;  // this daemon is the one from before
+  KillMonitor(monitor_);
+  EXPECT_EQ(KeepersProgram(monitor_), program_ + " (deleted)");
+  Check();
+}
+
+TEST_F(Upgrade, ToWhatDoesNotRunIsRefused) {
+  for (const char* text : {"", "#!/bin/false\n",
+                           "\x7f"
+                           "ELF, the first half"}) {
+    const std::string bad = directory_ + "/bad";
+    ASSERT_TRUE(WriteFileAtomic(bad, text, Durability::kProcess, 0700).ok());
+    client_.reset();
+    auto client = Client::Open(
+        directory_ + "/monitor.sock", bad, ProgramIdentity(bad), [](const Exit&) {}, [] {});
+    EXPECT_EQ(client.status().code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(client.status().message(), HasSubstr("does not become `" + bad + "`"));
+  }
+  Reconnect();
+  EXPECT_EQ(KeepersProgram(monitor_), program_);
   Check();
 }
 

@@ -274,7 +274,7 @@ void Server::ReplaceKeeper() {
   Held& writer = holdings[kLogWriter];
   writer.kept = DescribeLogWriter(logger_pid_);
   writer.fds[Kept::PIDFD] = std::move(logger_pidfd_);
-  BecomeKeeper(program_, listener_, holdings).IgnoreError();
+  BecomeKeeper(kOwnImage, program_, listener_, holdings).IgnoreError();
   _exit(1);
 }
 
@@ -451,8 +451,12 @@ void Server::Handle(const Request& request, std::vector<Fd> fds) {
       reply.set_program(identity_);
       return Answer(serial, absl::OkStatus(), std::move(reply));
     }
-    case Request::kUpgrade:
+    case Request::kUpgrade: {
+      KeeperMessage words;
+      words.set_upgrade(request.upgrade().program());
+      if (!SendMessage(keeper_.get(), words.SerializeAsString()).ok()) ReplaceKeeper();
       _exit(kUpgradeStatus);  // the keeper holds all, and goes on
+    }
     default:
       status = absl::UnimplementedError("the monitor doesn't know this operation");
   }

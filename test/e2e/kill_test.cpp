@@ -77,7 +77,8 @@ class Worker {
 
     api::CreateContainerRequest create;
     create.set_pod_sandbox_id(pod.pod_sandbox_id());
-    *create.mutable_config() = node_.ContainerConfig(name, {"sh", "-c", Cat("echo here; exit ", code)});
+    *create.mutable_config() = node_.ContainerConfig(
+        name, {"sh", "-c", Cat("echo here; until [ -e /go ]; do usleep 2000; done; exit ", code)});
     *create.mutable_sandbox_config() = run.config();
     api::CreateContainerResponse container;
     if (!Ask("CreateContainer", [&](auto* c) { return stub_->CreateContainer(c, create, &container); }))
@@ -97,6 +98,17 @@ class Worker {
       grpc::Status looked = stub_->ContainerStatus(&again, status, &state);
       if (looked.ok() && state.status().state() == api::CONTAINER_CREATED) return result;
       return looked;
+    });
+    // It ends when an execution tells it to.
+    api::ExecSyncRequest exec;
+    exec.set_container_id(container.container_id());
+    for (const char* word : {"touch", "/go"}) exec.add_cmd(word);
+    exec.set_timeout(10);
+    api::ExecSyncResponse executed;
+    Ask("ExecSync", [&](auto* c) {
+      grpc::Status result = stub_->ExecSync(c, exec, &executed);
+      // It did run; the answer went with who gave it.
+      return result.error_code() == grpc::StatusCode::FAILED_PRECONDITION ? grpc::Status::OK : result;
     });
     const auto deadline = steady_clock::now() + std::chrono::seconds(30);
     do {
@@ -129,7 +141,12 @@ class Worker {
       context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
       status = call(&context);
       if (status.ok()) return true;
-      if (status.error_code() != grpc::StatusCode::UNAVAILABLE) break;
+      // A daemon that ends in order finishes the calls that it began; gRPC answers CANCELLED to those it had
+      // not.
+      if (status.error_code() != grpc::StatusCode::UNAVAILABLE &&
+          status.error_code() != grpc::StatusCode::CANCELLED) {
+        break;
+      }
       std::this_thread::sleep_for(milliseconds(20));
     } while (steady_clock::now() < deadline);
     ADD_FAILURE() << what << ": " << status.error_code() << " " << status.error_message();
@@ -140,6 +157,65 @@ class Worker {
   std::unique_ptr<api::RuntimeService::Stub> stub_;
 };
 
+// What is under way while something happens to our processes: a container that counts, and pods that come and
+// go.
+class Load {
+ public:
+  explicit Load(Node& node) : node_(node) {
+    api::PodSandboxConfig config = node.PodConfig("counter");
+    pod_ = node.RunPod(config);
+    counter_ = node.Create(
+        pod_, config,
+        node.ContainerConfig("counter",
+                             {"sh", "-c", "i=0; while :; do echo line $i; i=$((i+1)); usleep 2000; done"}));
+    EXPECT_TRUE(node.Start(counter_).ok());
+    node.WaitLog("counter", "line 5\n");
+    for (int w = 0; w < 3; ++w)
+      workers_.emplace_back([this, w] {
+        Worker worker(node_);
+        for (int i = 0; !over_; ++i) {
+          worker.OnePod(Cat("w", w, "-", i), i % 100);
+          ++pods_;
+        }
+      });
+  }
+  const std::string& counter() const { return counter_; }
+  int pods() const { return pods_; }
+
+  // Ends it and looks at what it saw.
+  void Finish() {
+    over_ = true;
+    for (std::thread& worker : workers_) worker.join();
+    printf("%d pods\n", pods_.load());
+    EXPECT_GT(pods_, 3);
+    EXPECT_EQ(node_.Status(counter_).state(), api::CONTAINER_RUNNING);
+    // Every line once, in order; a line that two log writers had in hand stands in two parts.
+    std::istringstream log(node_.Log("counter"));
+    std::string text;
+    long next = 0;
+    for (std::string line; std::getline(log, line);) {
+      std::istringstream fields(line);
+      std::string time, stream, tag;
+      fields >> time >> stream >> tag;
+      text += line.substr(std::min(line.size(), time.size() + stream.size() + tag.size() + 3));
+      if (tag == "P") continue;
+      ASSERT_EQ(text, Cat("line ", next)) << "after a line that was right";
+      text.clear();
+      ++next;
+    }
+    EXPECT_GT(next, 100);
+    EXPECT_TRUE(node_.RemovePod(pod_).ok());
+    EXPECT_THAT(node_.Leftovers(), testing::IsEmpty());
+  }
+
+ private:
+  Node& node_;
+  std::string pod_, counter_;
+  std::atomic<bool> over_{false};
+  std::atomic<int> pods_{0};
+  std::vector<std::thread> workers_;
+};
+
 TEST(Kill, AtRandomPointsLosesNothing) {
   Node node;
   ASSERT_TRUE(node.Pull(node.image()).ok());
@@ -148,32 +224,13 @@ TEST(Kill, AtRandomPointsLosesNothing) {
   printf("CRI_SOCK_KILL_SEED=%u\n", seed);
   std::mt19937 random(seed);
 
-  api::PodSandboxConfig config = node.PodConfig("counter");
-  std::string pod = node.RunPod(config);
-  std::string counter = node.Create(
-      pod, config,
-      node.ContainerConfig("counter",
-                           {"sh", "-c", "i=0; while :; do echo line $i; i=$((i+1)); usleep 2000; done"}));
-  ASSERT_TRUE(node.Start(counter).ok());
-  node.WaitLog("counter", "line 5\n");
-
-  std::atomic<bool> over{false};
-  std::atomic<int> pods{0};
-  std::vector<std::thread> workers;
-  for (int w = 0; w < 3; ++w)
-    workers.emplace_back([&, w] {
-      Worker worker(node);
-      for (int i = 0; !over; ++i) {
-        worker.OnePod(Cat("w", w, "-", i), i % 100);
-        ++pods;
-      }
-    });
+  Load load(node);
   std::map<std::string, int> killed;
   const auto end = steady_clock::now() + std::chrono::seconds(FromEnvironment("CRI_SOCK_KILL_SECONDS", 10));
   while (steady_clock::now() < end) {
     // One at a time: who was killed before has been replaced when a command runs again.
     grpc::Status ready;
-    do node.Exec(counter, {"true"}, 10, &ready);
+    do node.Exec(load.counter(), {"true"}, 10, &ready);
     while (ready.error_code() == grpc::StatusCode::UNAVAILABLE);
     EXPECT_TRUE(ready.ok()) << ready.error_message();
     std::this_thread::sleep_for(milliseconds(std::uniform_int_distribution<int>(0, 300)(random)));
@@ -196,32 +253,48 @@ TEST(Kill, AtRandomPointsLosesNothing) {
         }
     }
   }
-  over = true;
-  for (std::thread& worker : workers) worker.join();
   for (const auto& [who, times] : killed) printf("%s killed %d times\n", who.c_str(), times);
-  printf("%d pods\n", pods.load());
   EXPECT_EQ(killed.size(), 3u) << "too short a run to mean anything";
-  EXPECT_GT(pods, 3);
+  load.Finish();
+}
 
-  EXPECT_EQ(node.Status(counter).state(), api::CONTAINER_RUNNING);
-  // Every line once, in order; a line that two log writers had in hand stands in two parts.
-  std::istringstream log(node.Log("counter"));
-  std::string text, rest;
-  long next = 0;
-  for (std::string line; std::getline(log, line);) {
-    std::istringstream fields(line);
-    std::string time, stream, tag;
-    fields >> time >> stream >> tag;
-    std::string content = line.substr(std::min(line.size(), time.size() + stream.size() + tag.size() + 3));
-    text += content;
-    if (tag == "P") continue;
-    ASSERT_EQ(text, Cat("line ", next)) << "after a line that was right";
-    text.clear();
-    ++next;
+TEST(Kill, AnUpgradeUnderLoadLosesNothing) {
+  Node node;
+  ASSERT_TRUE(node.Pull(node.image()).ok());
+  const std::string state = node.dir() + "/run";
+  // At one path from the first start on: an upgrade replaces the file.
+  node.KillDaemon(SIGTERM);
+  node.InstallPrograms({"cri-sockd", "cri-sock-monitor", "cri-sock-unpack"});
+  ASSERT_TRUE(Until([&] { return HolderOfMonitorSocket(state, "cri-sock-monito") == 0; }));
+  node.StartDaemon();
+  Load load(node);
+  pid_t monitor = HolderOfMonitorSocket(state, "cri-sock-monito");
+  const pid_t keeper = HolderOfMonitorSocket(state, "cri-sock-keeper");
+  const std::vector<std::vector<std::string>> upgrades = {{"cri-sockd"},
+                                                          {"cri-sock-monitor"},
+                                                          {"cri-sockd", "cri-sock-monitor"},
+                                                          {"cri-sock-monitor"},
+                                                          {"cri-sockd"}};
+  for (const auto& programs : upgrades) {
+    node.InstallPrograms(programs);
+    node.KillDaemon(SIGTERM);
+    node.StartDaemon();
+    EXPECT_EQ(node.Exec(load.counter(), {"echo", "there"}, 10).stdout(), "there\n");
+    // Each runs the file that lies there now; who was not replaced is the one from before.
+    const pid_t after = HolderOfMonitorSocket(state, "cri-sock-monito");
+    EXPECT_EQ(after == monitor, programs.back() == "cri-sockd");
+    monitor = after;
+    std::error_code error;
+    for (pid_t pid : {monitor, keeper}) {
+      EXPECT_EQ(std::filesystem::read_symlink(Cat("/proc/", pid, "/exe"), error),
+                node.dir() + "/bin/cri-sock-monitor");
+    }
+    EXPECT_EQ(std::filesystem::read_symlink(Cat("/proc/", node.daemon(), "/exe"), error),
+              node.dir() + "/bin/cri-sockd");
+    const int pods = load.pods();
+    EXPECT_TRUE(Until([&] { return load.pods() >= pods + 5; }));
   }
-  EXPECT_GT(next, 100);
-  EXPECT_TRUE(node.RemovePod(pod).ok());
-  EXPECT_THAT(node.Leftovers(), testing::IsEmpty());
+  load.Finish();
 }
 
 }  // namespace

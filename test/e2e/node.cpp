@@ -97,9 +97,10 @@ Node::Node() : program_(DAEMON) {
       Cat(SOURCE_DIR "/hack/images/make-image --busybox /bin/busybox ", dir_, "/layout && skopeo copy -q ",
           "--dest-tls-verify=false oci:", dir_, "/layout:latest docker://", image());
   EXPECT_EQ(system(make.c_str()), 0);
-  std::ofstream(dir_ + "/config.toml") << "[bridge]\nname = \"" << bridge_ << "\"\nsubnet = \"" << subnet_ << "0/24\"\n"
-                                       << "[cni]\nconf_dir = \"" << dir_ << "/cni\"\n"
-                                       << "[zygotes]\ncgroup_parent = \"/" << cgroup_ << "/zygotes\"\n";
+  std::ofstream(dir_ + "/config.toml")
+      << "[bridge]\nname = \"" << bridge_ << "\"\nsubnet = \"" << subnet_ << "0/24\"\n"
+      << "[cni]\nconf_dir = \"" << dir_ << "/cni\"\n"
+      << "[zygotes]\ncgroup_parent = \"/" << cgroup_ << "/zygotes\"\n";
   std::filesystem::create_directories(dir_ + "/logs");
   StartDaemon();
 }
@@ -120,7 +121,8 @@ Node::~Node() {
   }
   (void)system(Cat("ip link delete ", bridge_, " 2>/dev/null; nft delete table ip cri_sock_", bridge_,
                    " 2>/dev/null; nft delete table inet cri_sock_", bridge_,
-                   " 2>/dev/null; find /sys/fs/cgroup -depth -type d -path '*/", cgroup_, "*' -exec rmdir {} +")
+                   " 2>/dev/null; find /sys/fs/cgroup -depth -type d -path '*/", cgroup_,
+                   "*' -exec rmdir {} +")
                    .c_str());
   if (testing::Test::HasFailure()) {
     if (auto log = ReadFile(dir_ + "/daemon.log"); log.ok()) fprintf(stderr, "--- daemon:\n%s", log->c_str());
@@ -150,12 +152,13 @@ void Node::KillDaemon(int signal) {
   daemon_ = -1;
 }
 
-void Node::InstallPrograms() {
+void Node::InstallPrograms(const std::vector<std::string>& names) {
   const std::filesystem::path from = std::filesystem::path(DAEMON).parent_path(), to = dir_ + "/bin";
   std::filesystem::create_directories(to);
-  for (const char* name : {"cri-sockd", "cri-sock-monitor", "cri-sock-unpack"}) {
-    // A new file in the place of one that may run.
+  for (const std::string& name : names) {
+    // A new file in the place of one that may run; bytes after an ELF file's end change nothing but the file.
     std::filesystem::copy_file(from / name, to / "new");
+    std::ofstream(to / "new", std::ios::app) << "installed at " << time(nullptr);
     std::filesystem::rename(to / "new", to / name);
   }
   program_ = to / "cri-sockd";

@@ -31,8 +31,9 @@ class Node {
   void StartDaemon();
   void KillDaemon(int signal);  // and waits for its end
   pid_t daemon() const { return daemon_; }
-  // From the next start of the daemon on, copies of the programs are run that are made now, as by an upgrade.
-  void InstallPrograms();
+  // Puts new files in the place of these programs in a folder of the node's, as an upgrade does; from the next start of
+  // the daemon on those of that folder are run.
+  void InstallPrograms(const std::vector<std::string>& names);
 
   const std::string& dir() const { return dir_; }
   const std::string& listen() const { return listen_; }
