@@ -70,6 +70,8 @@ absl::Status Done(int err, const std::string& what) {
   return err == 0 ? absl::OkStatus() : ErrnoStatus(err, what);
 }
 
+constexpr int kListAttempts = 100;  // of about a millisecond each
+
 }  // namespace
 
 absl::StatusOr<Netlink> Netlink::Open() {
@@ -102,13 +104,21 @@ int Netlink::Call(nlmsghdr* message, mnl_cb_t callback, void* data) {
   if (mnl_socket_sendto(socket_.get(), message, message->nlmsg_len) < 0) return errno;
   alignas(nlmsghdr) char buffer[32768];
   const unsigned port = mnl_socket_get_portid(socket_.get());
+  bool interrupted = false;
   for (;;) {
     ssize_t got = mnl_socket_recvfrom(socket_.get(), buffer, sizeof(buffer));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return errno;
+    // libmnl gives up at this mark, and the rest of the list would be the next call's answer.
+    int left = static_cast<int>(got);
+    for (auto* part = reinterpret_cast<nlmsghdr*>(buffer); mnl_nlmsg_ok(part, left);
+         part = mnl_nlmsg_next(part, &left)) {
+      interrupted = interrupted || (part->nlmsg_flags & NLM_F_DUMP_INTR) != 0;
+      part->nlmsg_flags &= static_cast<uint16_t>(~NLM_F_DUMP_INTR);
+    }
     int more = mnl_cb_run(buffer, static_cast<size_t>(got), sequence_, port, callback, data);
     if (more < 0) return errno;
-    if (more == MNL_CB_STOP) return 0;
+    if (more == MNL_CB_STOP) return interrupted ? EINTR : 0;
   }
 }
 
@@ -270,7 +280,11 @@ absl::StatusOr<std::vector<Link>> Netlink::ListLinks() {
   Message m(RTM_GETLINK, NLM_F_DUMP);
   m.Header<ifinfomsg>();
   std::vector<Link> links;
-  int err = Call(m.head, ReadLink, &links);
+  int err = EINTR;  // something changed while they were listed: one may be missing, or there twice
+  for (int attempt = 0; err == EINTR && attempt < kListAttempts; ++attempt) {
+    links.clear();
+    err = Call(m.head, ReadLink, &links);
+  }
   if (err != 0) return ErrnoStatus(err, "list the network interfaces");
   return links;
 }

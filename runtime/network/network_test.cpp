@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -140,6 +141,29 @@ class NetworkTest : public testing::Test {
   PodNetworkOptions options_;
   Nft nft_;
 };
+
+TEST_F(NetworkTest, ListsInterfacesWhileOthersComeAndGo) {
+  Fd outer = NewNetns(), inner = NewNetns();
+  auto netlink = Netlink::OpenIn(outer.get());
+  ASSERT_TRUE(netlink.ok());
+  // More than one message can hold.
+  for (int i = 0; i < 40; ++i)
+    ASSERT_TRUE(netlink->AddVeth(Cat("stays", i), 0, Cat("peer", i), inner.get(), {2, 0, 0, 0, 0, 1}).ok());
+  std::jthread others([&](std::stop_token stop) {
+    auto changing = Netlink::OpenIn(outer.get());
+    while (!stop.stop_requested()) {
+      EXPECT_TRUE(changing->AddVeth("comes", 0, "goes", inner.get(), {2, 0, 0, 0, 0, 2}).ok());
+      EXPECT_TRUE(changing->DeleteLink("comes").ok());
+    }
+  });
+  for (int i = 0; i < 500; ++i) {
+    auto links = netlink->ListLinks();
+    ASSERT_TRUE(links.ok()) << links.status();
+    EXPECT_EQ(
+        std::ranges::count_if(*links, [](const Link& link) { return link.stats.name.starts_with("stays"); }),
+        40);
+  }
+}
 
 TEST_F(NetworkTest, PodsReachEachOther) {
   auto network = Open();
