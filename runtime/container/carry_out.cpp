@@ -45,7 +45,10 @@ class Child {
     if (!plan_.build_only()) RETURN_IF_ERROR(Limits());  // raising one needs a capability of the host's
     RETURN_IF_ERROR(Join());
     if (plan_.has_root()) RETURN_IF_ERROR(Build());
-    if (plan_.build_only()) return AwaitEnd();
+    if (plan_.build_only()) {
+      (void)!chdir(plan_.cwd().c_str());  // what it is compared with
+      return AwaitEnd();
+    }
     Fd inherited = plan_.has_inherit() ? std::move(fds_[static_cast<size_t>(plan_.inherit())]) : Fd();
     fds_.clear();
     setsid();  // fails only where it leads its session already

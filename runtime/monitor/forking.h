@@ -73,7 +73,8 @@ struct Forking {
   pid_t builder = 0;
   Fd builder_pidfd, builder_barrier;
   FileIdentity mount_ns;
-  std::string cgroups;
+  std::string cgroups, mounts;
+  Place root, cwd;
   bool become_sent = false, ready = false, building = false, stopping = false;
 };
 

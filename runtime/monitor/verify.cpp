@@ -129,6 +129,13 @@ FileIdentity IdentityOf(int fd) {
   return {st.st_dev, st.st_ino};
 }
 
+absl::StatusOr<Place> PlaceOf(pid_t pid, const char* link) {
+  struct statx st;
+  if (statx(AT_FDCWD, Cat("/proc/", pid, "/", link).c_str(), AT_STATX_DONT_SYNC, STATX_INO | STATX_MNT_ID, &st) < 0)
+    return ErrnoStatus(errno, Cat("look at the ", link, " of process ", pid));
+  return Place{st.stx_dev_major, st.stx_dev_minor, st.stx_ino, st.stx_mnt_id};
+}
+
 absl::Status VerifyForked(pid_t pid, const Expected& expected) {
   const std::string proc = Cat("/proc/", pid);
   ASSIGN_OR_RETURN_AS(std::string text, ReadFile(proc + "/status", 1 << 16), "look at the forked process");
@@ -161,6 +168,14 @@ absl::Status VerifyForked(pid_t pid, const Expected& expected) {
       return ErrnoStatus(errno, Cat("look at the forked process's ", kind, " namespace"));
     if (FileIdentity{st.st_dev, st.st_ino} != identity)
       return absl::FailedPreconditionError(Cat("the forked process is in another ", kind, " namespace"));
+  }
+  for (const auto& [link, place] : {std::pair{"root", &expected.root}, {"cwd", &expected.cwd}}) {
+    ASSIGN_OR_RETURN(const Place is, PlaceOf(pid, link));
+    if (is != *place) return absl::FailedPreconditionError(Cat("the forked process has another ", link));
+  }
+  if (!expected.mounts.empty()) {
+    ASSIGN_OR_RETURN_AS(const std::string mounts, ReadFile(proc + "/mountinfo", 1 << 22), "look at the forked process's mounts");
+    if (mounts != expected.mounts) return absl::FailedPreconditionError("the forked process has changed its mounts");
   }
   struct stat st;
   if (stat((proc + "/ns/cgroup").c_str(), &st) < 0)

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "runtime/container/plan.pb.h"
 
 namespace sock::runtime::monitor {
@@ -20,6 +20,14 @@ struct FileIdentity {  // stat(2)
 // Of an open descriptor; of nothing where it is not open.
 FileIdentity IdentityOf(int fd);
 
+struct Place {  // statx(2): a file, and the mount by which it is reached
+  uint32_t major = 0, minor = 0;
+  uint64_t inode = 0, mount = 0;
+  bool operator==(const Place&) const = default;
+};
+// Of /proc/PID/root or cwd, which are followed without a walk.
+absl::StatusOr<Place> PlaceOf(pid_t pid, const char* link);
+
 struct Expected {
   const Plan* plan = nullptr;  // capabilities, no_new_privs, seccomp
   uint32_t host_uid = 0, host_gid = 0;
@@ -27,6 +35,8 @@ struct Expected {
   int seccomp_filters = 0;                                       // in all, those of the Zygote counted
   std::string cgroups;                                           // as /proc/PID/cgroup says
   std::vector<std::pair<const char*, FileIdentity>> namespaces;  // "mnt" …: these
+  Place root, cwd;
+  std::string mounts;          // as /proc/PID/mountinfo says; empty: it could change none
   FileIdentity own_cgroup_ns;                                    // not this one
   FileIdentity descriptors[3];                                   // 0 to 2
   FileIdentity channel;                                          // the one more that it may hold

@@ -100,6 +100,8 @@ class VerifyTest : public testing::Test {
     char byte;
     EXPECT_EQ(read(ours.get(), &byte, 1), 1) << "the process did not come to its end";
     Namespaces();
+    expected_.root = *PlaceOf(getpid(), "root");
+    expected_.cwd = *PlaceOf(getpid(), "cwd");
     if (expected_.cgroups.empty()) expected_.cgroups = *ReadFile(Cat("/proc/", pid, "/cgroup"), 1 << 16);
     int status = 0;
     EXPECT_EQ(ptrace(PTRACE_SEIZE, pid, nullptr, nullptr), 0);
@@ -191,6 +193,13 @@ TEST_F(VerifyTest, Namespaces) {
        {std::pair{CLONE_NEWNS, "mnt"}, {CLONE_NEWNET, "net"}, {CLONE_NEWIPC, "ipc"}, {CLONE_NEWUTS, "uts"}})
     ExpectCaught({.first = [flag = flag] { unshare(flag); }}, Cat("another ", kind, " namespace"));
   ExpectCaught({.last = [] { unshare(CLONE_NEWUSER); }}, "Cap");
+  ExpectCaught({.first = [] { (void)!chroot("/tmp"); }}, "another root");
+  ExpectCaught({.first = [] { (void)!chdir("/proc"); }}, "another cwd");
+  expected_.mounts = *ReadFile("/proc/self/mountinfo", 1 << 22);
+  EXPECT_TRUE(Verify({}).ok());
+  expected_.mounts += "one more";
+  ExpectCaught({}, "changed its mounts");
+  expected_.mounts.clear();
   expected_.cgroups = "0::/elsewhere\n";
   ExpectCaught({}, "another cgroup");
 }

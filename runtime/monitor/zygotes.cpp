@@ -361,6 +361,12 @@ absl::Status Server::Become(Process& process) {
   ASSIGN_OR_RETURN(Fd mounts, OpenPath(Cat("/proc/", forking.builder, "/ns/mnt"), O_RDONLY));
   forking.mount_ns = IdentityOf(mounts.get());
   ASSIGN_OR_RETURN(forking.cgroups, ReadFile(Cat("/proc/", forking.builder, "/cgroup"), 1 << 16));
+  ASSIGN_OR_RETURN(forking.root, PlaceOf(forking.builder, "root"));
+  ASSIGN_OR_RETURN(forking.cwd, PlaceOf(forking.builder, "cwd"));
+  // The filter of a Zygote that has one allows no more mounts than the pod's.
+  if (forking.zygote_filters == 0) {
+    ASSIGN_OR_RETURN(forking.mounts, ReadFile(Cat("/proc/", forking.builder, "/mountinfo"), 1 << 22));
+  }
   ASSIGN_OR_RETURN(Fields said, Fields::Parse(forking.wanted->become()));
   std::vector<int> fds;
   for (const Fd& fd : forking.child_stdio) fds.push_back(fd.get());
@@ -403,6 +409,9 @@ absl::Status Server::FinishFork(Process& process) {
   expected.host_groups = {forking.wanted->host_groups().begin(), forking.wanted->host_groups().end()};
   expected.seccomp_filters = forking.zygote_filters + (forking.plan.seccomp().empty() ? 0 : 1);
   expected.cgroups = forking.cgroups;
+  expected.root = forking.root;
+  expected.cwd = forking.cwd;
+  expected.mounts = forking.mounts;
   expected.namespaces = {{"mnt", forking.mount_ns}, {"user", forking.user_ns}};
   for (auto [kind, identity] : {std::pair{"net", &forking.net_ns},
                                 {"ipc", &forking.ipc_ns},

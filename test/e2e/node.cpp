@@ -125,7 +125,7 @@ Node::~Node() {
                    "*' -exec rmdir {} +")
                    .c_str());
   if (testing::Test::HasFailure()) {
-    if (auto log = ReadFile(dir_ + "/daemon.log"); log.ok()) fprintf(stderr, "--- daemon:\n%s", log->c_str());
+    if (auto log = ReadFile(dir_ + "/daemon.log", 64 << 20); log.ok()) fprintf(stderr, "--- daemon:\n%s", log->c_str());
   }
   absl::Status removed = RemoveTree(dir_);
   EXPECT_TRUE(removed.ok()) << removed;
