@@ -86,6 +86,8 @@ absl::StatusOr<Config> ParseConfig(const std::string& text) {
       {"seccomp_profile_root", To(c.seccomp_profile_root)},
       {"spare_sandboxes", To(c.spare_sandboxes, 0, 1024)},
       {"zygotes.parked", To(c.parked, 0, 1024)},
+      {"zygotes.import_seconds", To(c.import_seconds, 1, 3600)},
+      {"zygotes.memory_mib", To(c.zygote_mib, 32, 1 << 20)},
       {"zygotes.cgroup_parent", To(c.zygote_cgroup)},
       {"parallel_downloads", To(c.parallel_downloads, 1, 64)},
       {"cni.conf_dir", To(c.cni_conf_dir)},

@@ -15,6 +15,8 @@ struct Config {
   std::string seccomp_profile_root = "/var/lib/kubelet/seccomp";
   int spare_sandboxes = 8;
   int parked = 4;  // sandboxes with a process parked that are kept ready of each Zygote
+  int import_seconds = 60;  // that a Zygote has for its imports
+  int zygote_mib = 2048;    // of memory, at most, in one Zygote
   std::string zygote_cgroup = "/cri-sock-zygotes";
   int parallel_downloads = 3;
   std::string cni_conf_dir = "/etc/cni/net.d";

@@ -134,6 +134,8 @@ absl::Status Run(const Flags& flags, const sigset_t& ends) {
   sock::zygote::ZygotesOptions zygote_options;
   zygote_options.state_file = flags.state + "/zygotes.json";
   zygote_options.parked = config.parked;
+  zygote_options.import_limit = std::chrono::seconds(config.import_seconds);
+  zygote_options.memory_limit = int64_t{config.zygote_mib} << 20;
   zygote_options.cgroup_parent = config.zygote_cgroup;
   sock::zygote::Zygotes zygotes(zygote_options, runtime.get(), images.get());
   cri.UseZygotes(&zygotes);

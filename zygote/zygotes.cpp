@@ -26,6 +26,8 @@ using std::chrono::steady_clock;
 constexpr uint32_t kFirstUid = 0x7f000000, kUids = 1 << 20;
 constexpr milliseconds kAnswer{10000};
 constexpr std::chrono::seconds kRetry{60};
+constexpr int kMakers = 4;               // imports at a time, one of a trust domain
+constexpr int kFailures = 3;             // in a row, until a Zygote is given up for a while
 constexpr size_t kMaxRemembered = 4096;  // command lines, pods
 
 std::string Hash(const std::vector<std::string>& parts) {
@@ -107,16 +109,19 @@ Zygotes::Zygotes(ZygotesOptions options, runtime::Runtime* runtime, oci::ImageSt
       for (const auto& [key, uid] : known.items())
         if (uid.is_number_unsigned()) uids_[key] = uid.get<uint32_t>();
   }
-  maker_ = std::thread([this] { Work(); });
+  for (int i = 0; i < kMakers; ++i) makers_.emplace_back([this] { Work(); });
 }
 
 Zygotes::~Zygotes() {
+  std::vector<std::string> all;
   {
     std::lock_guard lock(mutex_);
     closing_ = true;
+    for (const auto& [id, key] : by_id_) all.push_back(id);
   }
   wake_.notify_all();
-  maker_.join();
+  for (const std::string& id : all) runtime_->RemoveContainer(id).IgnoreError();  // no import is waited for
+  for (std::thread& maker : makers_) maker.join();
   for (const auto& [id, key] : by_id_) End(id);
 }
 
@@ -179,7 +184,8 @@ absl::StatusOr<Choice> Zygotes::Choose(const Wanted& wanted) {
     if (variable.starts_with("PYTHONPATH="))
       for (absl::string_view place : absl::StrSplit(variable.substr(11), ':'))
         if (!place.empty() && place[0] != '/')
-          return plain(Cat("PYTHONPATH has the relative path `", place, "`, which means another place in a Zygote"));
+          return plain(
+              Cat("PYTHONPATH has the relative path `", place, "`, which means another place in a Zygote"));
   const std::vector<std::string> env = StartEnvironment(wanted.image.config.env, wanted.env);
   choice.key = Hash({wanted.image.id, program->interpreter, Joined(program->options), Joined(env),
                      wanted.request.packages.value_or(""), wanted.request.imports.value_or(""),
@@ -235,9 +241,24 @@ void Zygotes::Tell(const std::string& key, const std::string& reason) {
   std::lock_guard lock(mutex_);
   auto found = entries_.find(key);
   if (found == entries_.end()) return;
-  ZygoteStatus& status = found->second->status;
-  ++(reason.empty() ? status.hits : status.misses);
-  if (!reason.empty()) status.reason = reason;
+  Entry& entry = *found->second;
+  ++(reason.empty() ? entry.status.hits : entry.status.misses);
+  if (reason.empty())
+    entry.failures = 0;
+  else
+    Fail(entry, reason);
+}
+
+// With mutex_ held. What fails again and again costs every pod that asks for it: it is asked less and less.
+void Zygotes::Fail(Entry& entry, const std::string& reason) {
+  ZygoteStatus& status = entry.status;
+  status.reason = reason;
+  if (++entry.failures < kFailures || status.state != "ready") return;
+  status.state = "ended";
+  status.reason = Cat("given up for a while after ", entry.failures, " failures, the last: ", reason);
+  entry.retry_at = steady_clock::now() + kRetry * (1 << std::min(entry.failures - kFailures, 6));
+  if (!status.id.empty()) ended_.push_back(std::exchange(status.id, ""));
+  wake_.notify_all();
 }
 
 // With mutex_ held.
@@ -277,11 +298,12 @@ bool Zygotes::OnExit(const std::string& id) {
   if (found == by_id_.end()) return false;
   if (auto entry = entries_.find(found->second);
       entry != entries_.end() && entry->second->status.id == id && entry->second->status.state == "ready") {
-    entry->second->status.reason = "it was killed or crashed";
     entry->second->status.id.clear();
-    // At once, since pods of its kind are about.
-    entry->second->status.state = "making";
-    queue_.push_back(found->second);
+    Fail(*entry->second, "it was killed or crashed");
+    if (entry->second->status.state == "ready") {  // at once, since pods of its kind are about
+      entry->second->status.state = "making";
+      queue_.push_back(found->second);
+    }
   }
   ended_.push_back(id);
   wake_.notify_all();
@@ -300,10 +322,17 @@ std::vector<ZygoteStatus> Zygotes::List() {
   return all;
 }
 
+// With mutex_ held. An import that takes its time holds up none of another trust domain's.
+std::deque<std::string>::iterator Zygotes::NextKey() {
+  return std::find_if(queue_.begin(), queue_.end(), [this](const std::string& key) {
+    return !making_for_.contains(entries_.at(key)->wanted.trust_domain);
+  });
+}
+
 void Zygotes::Work() {
   std::unique_lock lock(mutex_);
   while (true) {
-    wake_.wait(lock, [&] { return closing_ || !queue_.empty() || !ended_.empty(); });
+    wake_.wait(lock, [&] { return closing_ || !ended_.empty() || NextKey() != queue_.end(); });
     if (closing_) return;
     if (!ended_.empty()) {
       const std::string id = ended_.front();
@@ -314,9 +343,11 @@ void Zygotes::Work() {
       by_id_.erase(id);
       continue;
     }
-    const std::string key = queue_.front();
-    queue_.pop_front();
+    const auto next = NextKey();
+    const std::string key = *next;
+    queue_.erase(next);
     EntryPtr entry = entries_.at(key);
+    making_for_.insert(entry->wanted.trust_domain);
     const std::string id = NewId();
     by_id_[id] = key;
     lock.unlock();
@@ -328,6 +359,8 @@ void Zygotes::Work() {
       spdlog::info("no Zygote for {}: {}", copy.status.image, std::string(made.message()));
     }
     lock.lock();
+    making_for_.erase(entry->wanted.trust_domain);
+    wake_.notify_all();
     ZygoteStatus& status = entry->status;
     status.uid = copy.status.uid;
     status.modules = copy.status.modules;
@@ -354,6 +387,14 @@ void Zygotes::Work() {
   }
 }
 
+absl::StatusOr<Fields> Zygotes::Ask(const std::string& id, const Fields& request, milliseconds limit) {
+  {
+    std::lock_guard lock(mutex_);
+    if (closing_) return absl::CancelledError("the daemon ends");
+  }
+  return runtime_->CallZygote(id, request, limit);
+}
+
 absl::StatusOr<std::vector<std::string>> Zygotes::ModulesOf(const Entry& entry, const std::string& id) {
   std::vector<std::string> modules;
   if (entry.wanted.request.imports) {
@@ -361,9 +402,9 @@ absl::StatusOr<std::vector<std::string>> Zygotes::ModulesOf(const Entry& entry, 
   }
   if (!entry.wanted.request.packages) return modules;
   ASSIGN_OR_RETURN(std::vector<Requirement> requirements, ParseRequirements(*entry.wanted.request.packages));
-  ASSIGN_OR_RETURN(Fields hello, runtime_->CallZygote(id, Fields("hello"), kAnswer));
+  ASSIGN_OR_RETURN(Fields hello, Ask(id, Fields("hello"), kAnswer));
   ASSIGN_OR_RETURN(std::string runtime, hello.Get("runtime"));
-  ASSIGN_OR_RETURN(Fields probed, runtime_->CallZygote(id, Fields("probe"), options_.import_limit));
+  ASSIGN_OR_RETURN(Fields probed, Ask(id, Fields("probe"), options_.import_limit));
   ASSIGN_OR_RETURN_AS(
       std::vector<std::string> found,
       Match(requirements, ParseInstalled(probed.GetAll("package")), runtime.substr(runtime.find('-') + 1)),
@@ -414,13 +455,15 @@ absl::Status Zygotes::Make(Entry& entry, const std::string& id) {
   RETURN_IF_ERROR(modules.status());
   Fields load("load");
   load.AddAll("module", *modules);
-  absl::StatusOr<Fields> loaded = runtime_->CallZygote(id, load, options_.import_limit);
+  absl::StatusOr<Fields> loaded = Ask(id, load, options_.import_limit);
   // An import that does not end, crashes or takes all memory does so again.
   if (!loaded.ok()) return absl::FailedPreconditionError(Cat("import: ", loaded.status().message()));
   if (std::vector<std::string> missing = loaded->GetAll("missing"); !missing.empty())
     return absl::FailedPreconditionError(Cat("import: ", missing[0]));
   if (loaded->Get("forkable").value_or("no") != "yes")
     return absl::FailedPreconditionError(loaded->Get("reason").value_or("it does not say why"));
+  ASSIGN_OR_RETURN(std::vector<pid_t> processes, runtime_->cgroups().Pids(oci.cgroups_path));
+  if (processes.size() > 1) return absl::FailedPreconditionError("the import leaves a process behind");
   entry.status.modules = loaded->GetAll("module");
   entry.status.import_ms = loaded->GetNumber("milliseconds").value_or(0);
   return absl::OkStatus();

@@ -97,13 +97,17 @@ class Zygotes {
     Program program;
     std::vector<std::string> env;
     std::chrono::steady_clock::time_point used, retry_at;
+    int failures = 0;  // of forks, and ends by itself, since the last fork that went well
   };
   using EntryPtr = std::shared_ptr<Entry>;
 
   absl::StatusOr<Program> ProgramOf(const Wanted& wanted);
   absl::StatusOr<uint32_t> UidOf(const std::string& key);
   void Learn(const Wanted& wanted, const Entry& entry);
+  void Fail(Entry& entry, const std::string& reason);
+  std::deque<std::string>::iterator NextKey();
   void Work();
+  absl::StatusOr<Fields> Ask(const std::string& id, const Fields& request, std::chrono::milliseconds limit);
   absl::Status Make(Entry& entry, const std::string& id);
   absl::StatusOr<std::vector<std::string>> ModulesOf(const Entry& entry, const std::string& id);
   void End(const std::string& id);
@@ -127,7 +131,8 @@ class Zygotes {
   std::map<std::string, uint32_t> uids_;                     // by key
   std::deque<std::string> queue_;                            // keys to be made
   std::deque<std::string> ended_;                            // ids of Zygotes to be cleared away
-  std::thread maker_;
+  std::set<std::string> making_for_;                         // trust domains
+  std::vector<std::thread> makers_;
 };
 
 }  // namespace sock::zygote

@@ -131,7 +131,8 @@ FileIdentity IdentityOf(int fd) {
 
 absl::StatusOr<Place> PlaceOf(pid_t pid, const char* link) {
   struct statx st;
-  if (statx(AT_FDCWD, Cat("/proc/", pid, "/", link).c_str(), AT_STATX_DONT_SYNC, STATX_INO | STATX_MNT_ID, &st) < 0)
+  if (statx(AT_FDCWD, Cat("/proc/", pid, "/", link).c_str(), AT_STATX_DONT_SYNC, STATX_INO | STATX_MNT_ID,
+            &st) < 0)
     return ErrnoStatus(errno, Cat("look at the ", link, " of process ", pid));
   return Place{st.stx_dev_major, st.stx_dev_minor, st.stx_ino, st.stx_mnt_id};
 }
@@ -174,8 +175,10 @@ absl::Status VerifyForked(pid_t pid, const Expected& expected) {
     if (is != *place) return absl::FailedPreconditionError(Cat("the forked process has another ", link));
   }
   if (!expected.mounts.empty()) {
-    ASSIGN_OR_RETURN_AS(const std::string mounts, ReadFile(proc + "/mountinfo", 1 << 22), "look at the forked process's mounts");
-    if (mounts != expected.mounts) return absl::FailedPreconditionError("the forked process has changed its mounts");
+    ASSIGN_OR_RETURN_AS(const std::string mounts, ReadFile(proc + "/mountinfo", 1 << 22),
+                        "look at the forked process's mounts");
+    if (mounts != expected.mounts)
+      return absl::FailedPreconditionError("the forked process has changed its mounts");
   }
   struct stat st;
   if (stat((proc + "/ns/cgroup").c_str(), &st) < 0)

@@ -36,10 +36,10 @@ struct Expected {
   std::string cgroups;                                           // as /proc/PID/cgroup says
   std::vector<std::pair<const char*, FileIdentity>> namespaces;  // "mnt" …: these
   Place root, cwd;
-  std::string mounts;          // as /proc/PID/mountinfo says; empty: it could change none
-  FileIdentity own_cgroup_ns;                                    // not this one
-  FileIdentity descriptors[3];                                   // 0 to 2
-  FileIdentity channel;                                          // the one more that it may hold
+  std::string mounts;           // as /proc/PID/mountinfo says; empty: it could change none
+  FileIdentity own_cgroup_ns;   // not this one
+  FileIdentity descriptors[3];  // 0 to 2
+  FileIdentity channel;         // the one more that it may hold
   pid_t parent = 0;
   bool first_in_pid_ns = false;  // it is PID 1 of its namespace
 };

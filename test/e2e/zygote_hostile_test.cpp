@@ -1,5 +1,5 @@
-// Packages that turn on the helper they are imported by: whatever one does between fork and start, the pod that asked for it
-// starts plainly and says why, or fails by itself, and nobody else notices.
+// Packages that turn on the helper they are imported by: whatever one does between fork and start, the pod
+// that asked for it starts plainly and says why, or fails by itself, and nobody else notices.
 #include <gmock/gmock.h>
 #include <sys/stat.h>
 
@@ -147,7 +147,8 @@ constexpr Package kPackages[] = {
      "Groups"},
     {"says_garbage",
      "@around(Zygote, 'park')\n"
-     "def park(inner, self, channel, others): os.write(channel, b'garbage'); return inner(self, channel, others)\n",
+     "def park(inner, self, channel, others): os.write(channel, b'garbage'); return inner(self, channel, "
+     "others)\n",
      "ended"},
     {"says_ready_early",
      "@around(Zygote, 'park')\n"
@@ -180,9 +181,7 @@ constexpr Package kPackages[] = {
      "    inner(fd, op, [('serial', '77777')] if op == 'forked' else fields)\n",
      "Zygote"},
     {"does_not_answer_load", "os.write(3, b'op\\0loaded\\0serial\\0' + b'99\\0')\n", "import"},
-    {"floods",
-     "while True: os.write(3, b'op\\0noise\\0')\n",
-     "import"},
+    {"floods", "while True: os.write(3, b'op\\0noise\\0')\n", "import"},
     {"lies_about_modules",
      "@around(helper, 'say')\n"
      "def say(inner, fd, op, fields=()): inner(fd, op, [f for f in fields if f[0] == 'serial'])\n",
@@ -202,13 +201,14 @@ class ZygoteHostileTest : public ZygoteFixture, public testing::WithParamInterfa
 
 TEST_P(ZygoteHostileTest, StartsPlainlyAndSaysWhy) {
   const Package& package = GetParam();
-  const Run run = RunForked({"python3", "-c", "print('it runs')"}, {{"imports.cri-sock.io", package.name}}, true,
-                            [&](api::ContainerConfig& config) {
-                              auto* security = config.mutable_linux()->mutable_security_context();
-                              security->set_no_new_privs(package.unconfined);
-                              if (package.unconfined)
-                                security->mutable_seccomp()->set_profile_type(api::SecurityProfile::Unconfined);
-                            });
+  const Run run =
+      RunForked({"python3", "-c", "print('it runs')"}, {{"imports.cri-sock.io", package.name}}, true,
+                [&](api::ContainerConfig& config) {
+                  auto* security = config.mutable_linux()->mutable_security_context();
+                  security->set_no_new_privs(package.unconfined);
+                  if (package.unconfined)
+                    security->mutable_seccomp()->set_profile_type(api::SecurityProfile::Unconfined);
+                });
   EXPECT_FALSE(run.forked);
   EXPECT_THAT(run.reason, ContainsRegex(package.reason));
   EXPECT_EQ(run.exit, 0);
