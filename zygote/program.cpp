@@ -133,10 +133,11 @@ bool IsStartVariable(std::string_view name) {
   if (StartsWithAny(name, {"PYTHON", "LD_", "MALLOC_", "GLIBC_", "GCONV_", "LC_"})) return true;
   // Native libraries and their thread pools; packages that read these while they are imported.
   if (name.ends_with("_NUM_THREADS") || name.ends_with("_MAX_THREADS")) return true;
-  if (StartsWithAny(name, {"OMP_",  "KMP_",     "GOMP_",     "MKL_",       "OPENBLAS_", "BLIS_", "NUMBA_",
-                           "NPY_",  "TF_",      "TORCH_",    "CUDA_",      "PYTORCH_",  "JAX_",  "XLA_",
-                           "GRPC_", "OPENSSL_", "POLARS_",   "ARROW_",     "DD_",       "OTEL_", "HF_",
-                           "MPL",   "XDG_",     "COVERAGE_", "MATPLOTLIB", "JE_",       "_RJEM_"}))
+  if (StartsWithAny(name, {"OMP_",    "KMP_",      "GOMP_",      "MKL_",   "OPENBLAS_",     "BLIS_",
+                           "NUMBA_",  "NPY_",      "TF_",        "TORCH_", "TRANSFORMERS_", "TOKENIZERS_",
+                           "CUDA_",   "PYTORCH_",  "JAX_",       "XLA_",   "GRPC_",         "OPENSSL_",
+                           "POLARS_", "ARROW_",    "DD_",        "OTEL_",  "HF_",           "MPL",
+                           "XDG_",    "COVERAGE_", "MATPLOTLIB", "JE_",    "_RJEM_"}))
     return true;
   for (std::string_view other :
        {"PATH", "HOME", "TZ", "TZDIR", "LANG", "LANGUAGE", "LOCPATH", "TMPDIR", "TEMP", "TMP", "VIRTUAL_ENV",

@@ -19,7 +19,7 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, '../differential'))
 
-from run import SELECTS, Runner, corpus, differences, show, version  # noqa: E402
+from run import Runner, corpus, differences, show, version  # noqa: E402
 from testing import Zygote  # noqa: E402
 
 
@@ -27,8 +27,7 @@ class Loaded(Runner):
     """Of one Zygote at a time, with what one program wants loaded."""
 
     def load(self, program):
-        environment = [e for e in program.environment(self.python, self.top) if SELECTS.match(e) or e.startswith('TMPDIR=')]
-        self.current = Zygote(self.python, environment, None)
+        self.current = Zygote(self.python, program.environment(self.python, self.top), None)
         self.current.ask('hello')
         answer = self.current.ask('load', *[('module', m) for m in program.load])
         missing = [value for key, value in answer if key == 'missing']
