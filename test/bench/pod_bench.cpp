@@ -3,11 +3,13 @@
 // A pod counts as started when the first line of its container stands in the container's log file, and as
 // removed when the runtime does not know it any more. Nothing is believed: the line's form, the exit code and
 // the absence of what was removed are checked, and the first thing that is wrong ends the run.
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <getopt.h>
 #include <grpcpp/grpcpp.h>
 #include <poll.h>
 #include <sys/inotify.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,6 +24,7 @@
 #include <thread>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_split.h"
 #include "api.grpc.pb.h"
 #include "runtime/base/fd.h"
 #include "runtime/base/path.h"
@@ -39,13 +42,17 @@ using namespace std::chrono_literals;
 
 constexpr char kUsage[] =
     "usage: pod-bench --endpoint SOCKET --image REF [--handler NAME] [--cgroup PATH]\n"
-    "                 [--python TEXT] [--annotation KEY=VALUE]… MODE…\n"
+    "                 [--python TEXT | --command WORDS] [--annotation KEY=VALUE]… [--http PORT] MODE…\n"
     "  start N            N pods, one after the other\n"
+    "  first N            N pods, each the first of a kind, by its labels and environment\n"
+    "  mispredicted N     N pods of one kind whose environment is another than that of the one before\n"
     "  churn WORKERS S    pods made and removed by WORKERS at once for S seconds\n"
     "  density N,N…       that many pods at once: memory, the List calls, and the start of 20 more\n"
     "PATH: the cgroup (below the root of each hierarchy) that holds the runtime in PATH/runtime; pods go to "
     "PATH/pods.\n"
-    "TEXT: the workload is `python3 -c TEXT`, which prints a line and sleeps, instead of a shell.\n"
+    "TEXT: the workload is `python3 -c TEXT`, which prints a line and sleeps, instead of a shell; WORDS are "
+    "another.\n"
+    "PORT: a pod counts as started when it has answered GET / there, with 200 and a body.\n"
     "Prints one JSON object per mode.\n";
 constexpr char kLabel[] = "pod-bench-run";
 constexpr auto kTimeout = 60s;
@@ -56,12 +63,13 @@ using Images = api::ImageService::Stub;
 double Ms(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
 
 struct Options {
-  std::string endpoint, image, handler, cgroup, python;
+  std::string endpoint, image, handler, cgroup, python, command, http;
   std::vector<std::pair<std::string, std::string>> annotations;
 };
 
 struct Pod {
   std::string name, id, container, log_dir;
+  std::string kind, variant;  // a label, and a variable that Zygotes are told apart by; empty: none
   api::PodSandboxConfig config;
 };
 
@@ -77,6 +85,29 @@ absl::StatusOr<bool> HasFirstLine(const std::string& path) {
   if (space < 20 || space == std::string::npos || line[10] != 'T' || line.substr(space) != " stdout F up")
     return absl::DataLossError(Cat("`", line, "` is not the record that was written"));
   return true;
+}
+
+// The answer of a web server to GET /, to its end.
+absl::Status Fetch(const std::string& ip, const std::string& port) {
+  Fd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{.sin_family = AF_INET, .sin_port = htons(static_cast<uint16_t>(std::stoi(port)))};
+  if (!fd.valid() || inet_pton(AF_INET, ip.c_str(), &address.sin_addr) != 1 ||
+      connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0)
+    return ErrnoStatus(errno, Cat("connect to ", ip, ":", port));
+  const std::string request = Cat("GET / HTTP/1.0\r\nHost: ", ip, "\r\n\r\n");
+  if (send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(request.size()))
+    return ErrnoStatus(errno, Cat("ask ", ip, ":", port));
+  std::string answer;
+  char buffer[65536];
+  for (ssize_t n; (n = read(fd.get(), buffer, sizeof buffer)) != 0;) {
+    if (n < 0) return ErrnoStatus(errno, Cat("answer of ", ip, ":", port));
+    answer.append(buffer, static_cast<size_t>(n));
+  }
+  const size_t head = answer.find("\r\n\r\n");
+  if (!answer.starts_with("HTTP/1.") || answer.substr(8, 5) != " 200 " || head == std::string::npos ||
+      head + 4 == answer.size())
+    return absl::DataLossError(Cat(ip, ":", port, " answers `", answer.substr(0, answer.find('\r')), "`"));
+  return absl::OkStatus();
 }
 
 // Sleeps in inotify(7): a client that polls would slow what it measures.
@@ -162,6 +193,35 @@ class Bench {
       Pod pod;
       RETURN_IF_ERROR(Run(pod, &times));
       RETURN_IF_ERROR(Remove(pod, &times));
+      if (i >= 0) AddTimes(result, times);
+    }
+    RETURN_IF_ERROR(NothingLeft());
+    return result;
+  }
+
+  // Each is alone: what the runtime does behind the one before (a Zygote is made) is given time to end.
+  absl::StatusOr<json> First(int count) {
+    json result = {{"mode", "first"}, {"runtime", name_}};
+    for (int i = 0; i < count; ++i) {
+      json times;
+      Pod pod{.kind = Cat(run_, "-", i), .variant = Cat(run_, "-", i)};
+      RETURN_IF_ERROR(Run(pod, &times));
+      RETURN_IF_ERROR(Remove(pod, &times));
+      AddTimes(result, times);
+      std::this_thread::sleep_for(3s);
+    }
+    RETURN_IF_ERROR(NothingLeft());
+    return result;
+  }
+
+  absl::StatusOr<json> Mispredicted(int count) {
+    json result = {{"mode", "mispredicted"}, {"runtime", name_}};
+    for (int i = -4; i < count; ++i) {  // both are made before
+      json times;
+      Pod pod{.variant = i % 2 == 0 ? "even" : "odd"};
+      RETURN_IF_ERROR(Run(pod, &times));
+      RETURN_IF_ERROR(Remove(pod, &times));
+      if (i < 0) std::this_thread::sleep_for(3s);
       if (i >= 0) AddTimes(result, times);
     }
     RETURN_IF_ERROR(NothingLeft());
@@ -306,7 +366,15 @@ class Bench {
     for (const auto& [key, value] : options_.annotations) (*pod.config.mutable_annotations())[key] = value;
     const std::vector<std::string> shell{"/bin/sh", "-c", "echo up; exec sleep 3600"},
         python{"python3", "-c", options_.python};
-    for (const std::string& word : options_.python.empty() ? shell : python) container.add_command(word);
+    const std::vector<std::string> other = absl::StrSplit(options_.command, ' ', absl::SkipEmpty());
+    for (const std::string& word : !other.empty() ? other : options_.python.empty() ? shell : python)
+      container.add_command(word);
+    if (!pod.kind.empty()) (*pod.config.mutable_labels())["kind"] = pod.kind;
+    if (!pod.variant.empty()) {
+      auto* variable = container.add_envs();
+      variable->set_key("PYTHONBENCH");
+      variable->set_value(pod.variant);
+    }
     container.set_log_path("main.log");
     (*container.mutable_labels())[kLabel] = run_;
     auto* resources = container.mutable_linux()->mutable_resources();
@@ -341,6 +409,12 @@ class Bench {
     RETURN_IF_ERROR(Call("RunPodSandbox", *runtime_, &Runtime::RunPodSandbox, run, &sandbox));
     pod.id = sandbox.pod_sandbox_id();
     const auto ran = Clock::now();
+    api::PodSandboxStatusResponse status;
+    if (!options_.http.empty()) {
+      api::PodSandboxStatusRequest ask;
+      ask.set_pod_sandbox_id(pod.id);
+      RETURN_IF_ERROR(Call("PodSandboxStatus", *runtime_, &Runtime::PodSandboxStatus, ask, &status));
+    }
     create.set_pod_sandbox_id(pod.id);
     *create.mutable_sandbox_config() = pod.config;
     api::CreateContainerResponse container;
@@ -353,12 +427,17 @@ class Bench {
     RETURN_IF_ERROR(Call("StartContainer", *runtime_, &Runtime::StartContainer, start, &started));
     const auto answered = Clock::now();
     RETURN_IF_ERROR(watch.Wait());
+    const auto line = Clock::now();
+    if (!options_.http.empty()) {
+      RETURN_IF_ERROR(Fetch(status.status().network().ip(), options_.http));
+    }
     const auto ready = Clock::now();
     if (times != nullptr) {
       (*times)["run"] = Ms(ran - begin);
       (*times)["create"] = Ms(created - ran);
       (*times)["start"] = Ms(answered - created);
-      (*times)["line"] = Ms(ready - answered);
+      (*times)["line"] = Ms(line - answered);
+      (*times)["http"] = Ms(ready - line);
       (*times)["total"] = Ms(ready - begin);
     }
     return absl::OkStatus();
@@ -536,6 +615,12 @@ absl::Status Measure(Bench& bench, const std::vector<std::string>& words) {
     if (words[i] == "start" && i + 1 < words.size()) {
       result = bench.Start(static_cast<int>(number(words[i + 1])));
       i += 2;
+    } else if (words[i] == "first" && i + 1 < words.size()) {
+      result = bench.First(static_cast<int>(number(words[i + 1])));
+      i += 2;
+    } else if (words[i] == "mispredicted" && i + 1 < words.size()) {
+      result = bench.Mispredicted(static_cast<int>(number(words[i + 1])));
+      i += 2;
     } else if (words[i] == "churn" && i + 2 < words.size()) {
       result = bench.Churn(static_cast<int>(number(words[i + 1])), number(words[i + 2]));
       i += 3;
@@ -558,19 +643,18 @@ absl::Status Measure(Bench& bench, const std::vector<std::string>& words) {
 
 int Main(int argc, char** argv) {
   Options options;
-  const ::option names[] = {{"endpoint", 1, nullptr, 'e'},
-                            {"image", 1, nullptr, 'i'},
-                            {"handler", 1, nullptr, 'h'},
-                            {"cgroup", 1, nullptr, 'c'},
-                            {"python", 1, nullptr, 'p'},
-                            {"annotation", 1, nullptr, 'a'},
-                            {nullptr, 0, nullptr, 0}};
+  const ::option names[] = {
+      {"endpoint", 1, nullptr, 'e'}, {"image", 1, nullptr, 'i'},  {"handler", 1, nullptr, 'h'},
+      {"cgroup", 1, nullptr, 'c'},   {"python", 1, nullptr, 'p'}, {"annotation", 1, nullptr, 'a'},
+      {"command", 1, nullptr, 'w'},  {"http", 1, nullptr, 't'},   {nullptr, 0, nullptr, 0}};
   for (int c; (c = getopt_long(argc, argv, "", names, nullptr)) != -1;) {
     if (c == 'e') options.endpoint = optarg;
     if (c == 'i') options.image = optarg;
     if (c == 'h') options.handler = optarg;
     if (c == 'c') options.cgroup = optarg;
     if (c == 'p') options.python = optarg;
+    if (c == 'w') options.command = optarg;
+    if (c == 't') options.http = optarg;
     if (c == 'a') {
       const std::string pair = optarg;
       const size_t at = std::min(pair.find('='), pair.size());

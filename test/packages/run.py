@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Real work with the most used packages of PyPI: imported in a Zygote, done in a child, compared with a plain start.
 
-usage: run.py [--python PATH] [--target FOLDER] [--only REGEX] [--table FILE] [--verbose]
+usage: run.py [--python PATH] [--target FOLDER[:FOLDER...]] [--only REGEX] [--table FILE] [--verbose]
 
 --target  where hack/python-packages has put the packages (default: its folder in the cache; where that is missing, those
           that the interpreter has itself are used, and programs without theirs are skipped)
@@ -62,10 +62,11 @@ def main():
     cache = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
     target = options.target or os.path.join(cache, 'cri-sock', 'packages-%d.%d' % version(python))
     path = [os.path.join(HERE, 'lib')]
-    if os.path.isdir(target):
-        path.insert(0, target)
-    elif options.target:
-        parser.error('%s is missing' % target)
+    for folder in target.split(':'):
+        if os.path.isdir(folder):
+            path.insert(-1, folder)
+        elif options.target:
+            parser.error('%s is missing' % folder)
     installed = versions(python, path)
     runner = Loaded(python, None)
     rows, passed, failed, skipped = [], 0, 0, 0
