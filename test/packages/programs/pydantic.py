@@ -1,5 +1,5 @@
 # package: pydantic
-# load: pydantic
+# load: pydantic pydantic.main pydantic.fields
 from datetime import datetime
 from typing import Literal, Optional, Union
 from pydantic import BaseModel, Field, ValidationError, field_validator
