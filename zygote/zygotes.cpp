@@ -26,8 +26,9 @@ using std::chrono::steady_clock;
 constexpr uint32_t kFirstUid = 0x7f000000, kUids = 1 << 20;
 constexpr milliseconds kAnswer{10000};
 constexpr std::chrono::seconds kRetry{60};
-constexpr int kMakers = 4;               // imports at a time, one of a trust domain
-constexpr int kFailures = 3;             // in a row, until a Zygote is given up for a while
+constexpr int kMakers = 4;       // imports at a time, one of a trust domain
+constexpr int kFailures = 3;     // in a row, until a Zygote is given up for a while
+constexpr int kProcesses = 512;  // at most, of one Zygote: its own, and those on their way to a container
 constexpr size_t kMaxRemembered = 4096;  // command lines, pods
 
 std::string Hash(const std::vector<std::string>& parts) {
@@ -444,6 +445,7 @@ absl::Status Zygotes::Make(Entry& entry, const std::string& id) {
                       "/proc/sched_debug",   "/proc/scsi",       "/sys/firmware"};
   oci.readonly_paths = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"};
   oci.resources.memory_limit = options_.memory_limit;
+  oci.resources.pids_limit = kProcesses + options_.parked;
   RETURN_IF_ERROR(runtime_->cgroups().EnsureParent(options_.cgroup_parent));
   oci.cgroups_path = runtime_->cgroups().PathFor(options_.cgroup_parent, id);
   RETURN_IF_ERROR(runtime_->CreateContainer(spec).status());

@@ -67,8 +67,9 @@ absl::Status Server::CallZygote(const monitor::CallZygote& request, uint64_t ser
 
 absl::StatusOr<Server::Process*> Server::FindZygote(const std::string& id) {
   auto it = processes_.find(id);
-  if (it == processes_.end() || !it->second->control || it->second->ended)
-    return absl::AbortedError(Cat("no Zygote `", id, "` is there"));
+  if (it == processes_.end() || !it->second->control || !it->second->control->channel.valid() ||
+      it->second->ended)
+    return absl::AbortedError("the Zygote has ended");
   return it->second.get();
 }
 

@@ -20,7 +20,9 @@ std::string PushPython(Node& node, const std::map<std::string, std::string>& mod
           "-exec ldd {} +; } 2>/dev/null",
           " | grep -o '[[:space:]]/[^ ]*\\.so[^ ):]* (' | tr -d '( \t' | sort -u | xargs -I{} cp -L "
           "--parents {} ",
-          root, "; chmod 1777 ", root, "/tmp; echo 'root:x:0:0:root:/root:/bin/sh' > ", root, "/etc/passwd");
+          root, "; cp /usr/bin/python3.11 ", root, "/usr/bin/setuid-python; chmod 4755 ", root,
+          "/usr/bin/setuid-python; chmod 1777 ", root, "/tmp; echo 'root:x:0:0:root:/root:/bin/sh' > ", root,
+          "/etc/passwd");
   if (system(make.c_str()) != 0) {
     ADD_FAILURE() << "no Python can be copied";
     return "";

@@ -22,12 +22,14 @@ class ZygoteFixture : public testing::Test {
  protected:
   static inline Node* node_ = nullptr;
   static inline std::string image_;
+  static inline std::function<void(api::PodSandboxConfig&)> change_pod_;  // of all that follow
 
   static void TearDownTestSuite() {
     delete node_;
     node_ = nullptr;
   }
   void TearDown() override {
+    change_pod_ = nullptr;
     grpc::ClientContext context;
     api::ListPodSandboxResponse pods;
     ASSERT_TRUE(node_->runtime().ListPodSandbox(&context, {}, &pods).ok());
@@ -61,6 +63,7 @@ class ZygoteFixture : public testing::Test {
     pod.set_hostname("pod");
     pod.mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_pid(api::CONTAINER);
     for (const auto& [key, value] : annotations) (*pod.mutable_annotations())[key] = value;
+    if (change_pod_) change_pod_(pod);
     Run run;
     const std::string id = node_->RunPod(pod, "sock", &run.status);
     api::ContainerConfig config = node_->ContainerConfig(name, std::move(command));

@@ -1,7 +1,7 @@
 // Packages that turn on the helper they are imported by: whatever one does between fork and start, the pod
 // that asked for it starts plainly and says why, or fails by itself, and nobody else notices.
 #include <gmock/gmock.h>
-#include <sys/stat.h>
+#include <signal.h>
 
 #include <fstream>
 
@@ -188,14 +188,100 @@ constexpr Package kPackages[] = {
      "does not say why"},
 };
 
+// Imports that do what no import should.
+constexpr Package kImports[] = {
+    {"hangs", "import time\ntime.sleep(1000)\n", "import: no answer within 3000 ms"},
+    {"spins", "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass\n",
+     "import: no answer within 3000 ms"},
+    {"allocates", "kept = []\nwhile True: kept.append(b'x' * (1 << 20))\n", "import: the Zygote has ended"},
+    {"fills_scratch",
+     "open('/dev/shm/file', 'wb').write(b'x' * (60 << 20))\nopen('/tmp/file', 'wb').write(b'x' * (60 << "
+     "20))\n",
+     "import: the Zygote has ended"},
+    {"exits", "import os\nos._exit(0)\n", "import: the Zygote has ended"},
+    {"crashes", "import ctypes\nctypes.string_at(0)\n", "import: the Zygote has ended"},
+    {"quits", "raise SystemExit(3)\n", "import: quits SystemExit: 3"},
+    {"leaves_child", "import os, time\nif os.fork() == 0: time.sleep(1000)\n", "a child process is left"},
+    {"leaves_orphan",
+     "import os, time\n"
+     "if os.fork() == 0:\n"
+     "    os.setsid()\n"
+     "    if os.fork() == 0: os.closerange(0, 100); time.sleep(1000)\n"
+     "    os._exit(0)\n"
+     "os.wait()\n",
+     "leaves a process behind"},
+    {"forks_on", "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass\n",
+     "import: (no answer within 3000 ms|the Zygote has ended)"},
+    {"leaves_thread", "import _thread, time\n_thread.start_new_thread(time.sleep, (1000,))\n",
+     "1 threads beside"},
+    {"leaves_socket", "import socket\nkept = socket.socket()\n", "left open: socket"},
+    {"leaves_listener",
+     "import socket\nkept = socket.socket(socket.AF_UNIX)\nkept.bind('\\0name')\nkept.listen()\n",
+     "left open: socket"},
+    {"leaves_file", "open('/tmp/left', 'w').write('x')\n", "files left behind: /tmp/left"},
+    {"prints", "print('words')\n", "writes to its output: words"},
+    {"closes_control", "import os\nos.close(3)\n", "import: the Zygote has ended"},
+    {"replaces_fork", "import os\nos.fork = lambda: 0\n",
+     "Zygote has ended|forked process|killed or crashed"},
+    {"replaces_fork_by_nothing", "import os\nos.fork = lambda: None\n",
+     "the forked process|failed at|Zygote has ended|killed or crashed"},
+};
+
+// What an import can find out and get at, which must be nothing. The program shows it.
+constexpr char kSpies[] = R"(
+import ctypes, os, socket, subprocess
+libc = ctypes.CDLL(None, use_errno=True)
+def attempt(f):
+    try: return f()
+    except OSError as e: return type(e).__name__ if e.errno != 101 else 'unreachable'
+def call(name, *arguments):
+    ctypes.set_errno(0)
+    return 0 if libc[name](*arguments) >= 0 else ctypes.get_errno()
+def signalled():
+    found = []
+    for pid in range(1, os.getpid() + 1000):
+        try: os.kill(pid, 0)
+        except OSError: continue
+        found.append(pid)
+    return found == [os.getpid()]
+def connect(family, address):
+    with socket.socket(family, socket.SOCK_STREAM if family == socket.AF_INET else socket.SOCK_STREAM) as s: s.connect(address)
+seen = [
+    ('signals none but itself', signalled()),
+    ('kills all it can', attempt(lambda: os.kill(-1, 9))),
+    ('sees', [p for p in os.listdir('/proc') if p.isdigit() and int(p) not in (os.getpid(), os.getppid())]),
+    ('traces its parent', call('ptrace', 16, os.getppid(), 0, 0)),
+    ('reads its parent', attempt(lambda: open('/proc/%d/environ' % os.getppid()).read())),
+    ('roots', attempt(lambda: os.listdir('/proc/%d/root' % os.getppid()))),
+    ('daemon', attempt(lambda: connect(socket.AF_UNIX, '/run/cri-sock/cri-sock.sock')), attempt(lambda: connect(socket.AF_UNIX, NODE_SOCKET))),
+    ('network', attempt(lambda: connect(socket.AF_INET, (NODE_ADDRESS, 80))), attempt(lambda: connect(socket.AF_INET, ('8.8.8.8', 53)))),
+    ('links', [n for _, n in socket.if_nameindex()]),
+    ('raw socket', attempt(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))),
+    ('setuid', subprocess.check_output(['/usr/bin/setuid-python', '-c', 'import os; print(os.geteuid() == os.getuid() != 0)']).strip()),
+    ('becomes root', attempt(lambda: os.setuid(0))),
+    ('mounts', call('mount', b'none', b'/tmp', b'tmpfs', 0, None)),
+    ('device', attempt(lambda: os.mknod('/tmp/device', 0o20666, 0x103))),
+    ('writes', [d for d in ('/', '/usr', '/usr/lib/python3/dist-packages', '/etc', '/proc/sys/kernel', '/sys', '/dev', '/run', '/var') if os.access(d, os.W_OK)]),
+    ('capabilities', {l.split()[1] for l in open('/proc/self/status') if l.startswith('Cap')}),
+    ('cgroup', attempt(lambda: os.listdir('/sys/fs/cgroup'))),
+]
+del subprocess
+)";
+
 class ZygoteHostileTest : public ZygoteFixture, public testing::WithParamInterface<Package> {
  protected:
   static void SetUpTestSuite() {
     node_ = new Node;
     std::map<std::string, std::string> modules{{"hostile", kHostile}};
     for (const Package& package : kPackages) modules[package.name] = Cat(kImport, package.source);
+    for (const Package& package : kImports) modules[package.name] = package.source;
+    modules["spies"] =
+        Cat("NODE_SOCKET, NODE_ADDRESS = '", node_->listen(), "', '", node_->subnet(), "1'\n", kSpies);
     image_ = PushPython(*node_, modules);
     ASSERT_FALSE(image_.empty());
+    std::ofstream(node_->dir() + "/config.toml", std::ios::app) << "import_seconds = 3\nmemory_mib = 96\n";
+    node_->KillDaemon(SIGTERM);
+    node_->StartDaemon();
   }
 };
 
@@ -219,6 +305,63 @@ TEST_P(ZygoteHostileTest, StartsPlainlyAndSaysWhy) {
   EXPECT_THAT(other.log, HasSubstr("so does this"));
 }
 
+TEST_F(ZygoteHostileTest, AnImportFindsNothing) {
+  ASSERT_TRUE(RunForked({"python3", "-c", "1"}, {}).forked);  // another Zygote
+  const Run run = RunForked({"python3", "-c", "import spies\nfor s in spies.seen: print(*s)"},
+                            {{"imports.cri-sock.io", "spies"}});
+  ASSERT_TRUE(run.forked) << run.reason;
+  EXPECT_EQ(run.log, R"(stdout F signals none but itself True
+stdout F kills all it can None
+stdout F sees []
+stdout F traces its parent 1
+stdout F reads its parent FileNotFoundError
+stdout F roots FileNotFoundError
+stdout F daemon FileNotFoundError FileNotFoundError
+stdout F network unreachable unreachable
+stdout F links ['lo']
+stdout F raw socket PermissionError
+stdout F setuid b'True'
+stdout F becomes root PermissionError
+stdout F mounts 1
+stdout F device PermissionError
+stdout F writes []
+stdout F capabilities {'0000000000000000'}
+stdout F cgroup []
+)");
+  ASSERT_TRUE(RunForked({"python3", "-c", "1"}, {}).forked);  // it is there still
+}
+
+// One that hangs is no reason for others to wait, nor for the daemon when it ends.
+TEST_F(ZygoteHostileTest, AHangingImportHoldsUpNobody) {
+  const std::map<std::string, std::string> hanging{{"imports.cri-sock.io", "hangs,os"}};
+  change_pod_ = [](api::PodSandboxConfig& pod) { pod.mutable_metadata()->set_namespace_("hostile"); };
+  EXPECT_THAT(RunOne({"python3", "-c", "1"}, hanging).reason, HasSubstr("being made"));
+  change_pod_ = nullptr;
+  const Run other = RunForked({"python3", "-c", "1"}, {{"imports.cri-sock.io", "json"}});
+  EXPECT_TRUE(other.forked) << other.reason;
+  change_pod_ = [](api::PodSandboxConfig& pod) { pod.mutable_metadata()->set_namespace_("hostile"); };
+  EXPECT_THAT(RunOne({"python3", "-c", "1"}, hanging).reason, HasSubstr("being made"));
+}
+
+// The hash seed tells Zygotes apart.
+TEST_F(ZygoteHostileTest, WhatWasNotAskedForOrIsAnothersIsNotShared) {
+  const std::vector<std::string> command{"python3", "-c",
+                                         "import sys; print(hash('x'), 'json' in sys.modules)"};
+  const Run asked = RunForked(command, {{"imports.cri-sock.io", "json"}}),
+            again = RunForked(command, {{"imports.cri-sock.io", "json"}});
+  const Run not_asked = RunForked(command, {});
+  change_pod_ = [](api::PodSandboxConfig& pod) { pod.mutable_metadata()->set_namespace_("another"); };
+  const Run another = RunForked(command, {{"imports.cri-sock.io", "json"}});
+  for (const Run* run : {&asked, &again, &not_asked, &another}) EXPECT_TRUE(run->forked) << run->reason;
+  EXPECT_EQ(asked.log, again.log);
+  EXPECT_NE(asked.log, another.log);
+  EXPECT_NE(asked.log, not_asked.log);
+  EXPECT_THAT(asked.log, HasSubstr("True"));
+  EXPECT_THAT(not_asked.log, HasSubstr("False"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Imports, ZygoteHostileTest, testing::ValuesIn(kImports),
+                         [](const auto& info) { return info.param.name; });
 INSTANTIATE_TEST_SUITE_P(Packages, ZygoteHostileTest, testing::ValuesIn(kPackages),
                          [](const auto& info) { return info.param.name; });
 
