@@ -38,6 +38,12 @@ std::string Age(int64_t created_ns) {
   return s < 172800 ? Cat(s / 3600, "h") : Cat(s / 86400, "d");
 }
 
+// The JSON that a verbose answer holds under `key`; discarded where another runtime tells none.
+nlohmann::json Verbose(const google::protobuf::Map<std::string, std::string>& info, const std::string& key) {
+  auto found = info.find(key);
+  return nlohmann::json::parse(found == info.end() ? "" : found->second, nullptr, false);
+}
+
 class Client {
  public:
   explicit Client(const std::string& socket) {
@@ -137,10 +143,14 @@ class Client {
     q.set_verbose(true);
     api::StatusResponse r;
     if (auto s = runtime_->Status(&context, q, &r); !s.ok()) return Fail(s);
-    const nlohmann::json all = nlohmann::json::parse(r.info().at("zygotes"), nullptr, false);
-    if (json || !all.is_array()) {
+    const nlohmann::json all = Verbose(r.info(), "zygotes");
+    if (!all.is_array()) {
+      std::cerr << "sockctl: the runtime tells of no Zygotes\n";
+      return 1;
+    }
+    if (json) {
       fmt::print("{}\n", all.dump(2));
-      return all.is_array() ? 0 : 1;
+      return 0;
     }
     fmt::print("{:<14}{:<11}{:<20}{:>6}{:>8}{:>10}{:>11}{:>9}  {}\n", "KEY", "STATE", "IMAGE", "HITS",
                "MISSES", "PREDICTED", "IMPORT ms", "MiB", "LAST REASON");
@@ -160,7 +170,11 @@ class Client {
     q.set_verbose(true);
     api::ContainerStatusResponse r;
     if (auto s = runtime_->ContainerStatus(&context, q, &r); !s.ok()) return Fail(s);
-    const nlohmann::json info = nlohmann::json::parse(r.info().at("info"), nullptr, false);
+    const nlohmann::json info = Verbose(r.info(), "info");
+    if (!info.is_object()) {
+      std::cerr << "sockctl: the runtime tells nothing of how it was started\n";
+      return 1;
+    }
     if (info.value("forked", false))
       fmt::print("forked from Zygote {}\n", info.value("zygote", ""));
     else
@@ -182,23 +196,20 @@ class Client {
 
   int Run(int argc, char** argv) { return sock::cri::RunPod(*runtime_, argc, argv); }
 
-  int StopPod(const std::string& id) {
+  // StopPodSandbox or RemovePodSandbox.
+  template <typename Request, typename Response>
+  int OnPod(grpc::Status (api::RuntimeService::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                              Response*),
+            const std::string& id) {
     grpc::ClientContext context;
-    api::StopPodSandboxRequest q;
+    Request q;
     q.set_pod_sandbox_id(id);
-    api::StopPodSandboxResponse r;
-    auto s = runtime_->StopPodSandbox(&context, q, &r);
+    Response r;
+    auto s = ((*runtime_).*method)(&context, q, &r);
     return s.ok() ? 0 : Fail(s);
   }
-
-  int RmPod(const std::string& id) {
-    grpc::ClientContext context;
-    api::RemovePodSandboxRequest q;
-    q.set_pod_sandbox_id(id);
-    api::RemovePodSandboxResponse r;
-    auto s = runtime_->RemovePodSandbox(&context, q, &r);
-    return s.ok() ? 0 : Fail(s);
-  }
+  int StopPod(const std::string& id) { return OnPod(&api::RuntimeService::Stub::StopPodSandbox, id); }
+  int RmPod(const std::string& id) { return OnPod(&api::RuntimeService::Stub::RemovePodSandbox, id); }
 
  private:
   std::unique_ptr<api::RuntimeService::Stub> runtime_;
@@ -236,11 +247,13 @@ int main(int argc, char** argv) {
   Client client(socket);
   if (command == "version" && n == 1) return client.Version();
   if (command == "pods" && n == 1) return client.Pods();
-  if (command == "ps" && n <= 2) return client.Ps(n == 2 && std::string(a[1]) == "-a");
+  if (command == "ps" && n == 1) return client.Ps(false);
+  if (command == "ps" && n == 2 && std::string(a[1]) == "-a") return client.Ps(true);
   if (command == "images" && n == 1) return client.Images();
   if (command == "pull" && n == 2) return client.Pull(a[1]);
   if (command == "logs" && n == 2) return client.Logs(a[1]);
-  if (command == "zygotes" && n <= 2) return client.Zygotes(n == 2 && std::string(a[1]) == "--json");
+  if (command == "zygotes" && n == 1) return client.Zygotes(false);
+  if (command == "zygotes" && n == 2 && std::string(a[1]) == "--json") return client.Zygotes(true);
   if (command == "why" && n == 2) return client.Why(a[1]);
   if (command == "exec" && n >= 3) return client.Exec(a[1], a + 2);
   if (command == "run") return client.Run(n, a);

@@ -7,7 +7,7 @@
 #include <fstream>
 
 #include "runtime/base/text.h"
-#include "test/e2e/node.h"
+#include "test/e2e/node_fixture.h"
 
 namespace sock::test {
 namespace {
@@ -20,20 +20,15 @@ using testing::SizeIs;
 // Networks, and their bridges' names.
 constexpr char kFirst[] = "csocke2e1", kOther[] = "csocke2e2";
 
-class CniTest : public testing::Test {
+class CniTest : public NodeFixture {
  protected:
   void SetUp() override {
-    grpc::Status pulled = node_.Pull(node_.image());
-    ASSERT_TRUE(pulled.ok()) << pulled.error_message();
+    NodeFixture::SetUp();
     std::filesystem::create_directories(node_.dir() + "/cni");
   }
   void TearDown() override {
-    grpc::ClientContext context;
-    api::ListPodSandboxResponse pods;
-    ASSERT_TRUE(node_.runtime().ListPodSandbox(&context, {}, &pods).ok());
-    for (const auto& pod : pods.items()) EXPECT_TRUE(node_.RemovePod(pod.id()).ok());
+    NodeFixture::TearDown();
     EXPECT_THAT(Traces(), IsEmpty());
-    EXPECT_THAT(node_.Leftovers(), IsEmpty());
     for (const char* bridge : {kFirst, kOther})
       (void)system(Cat("ip link delete ", bridge, " 2>/dev/null").c_str());
   }
@@ -115,8 +110,6 @@ class CniTest : public testing::Test {
                           "/ 2>/dev/null && exit 0; done; exit 1");
     return Output(ask) == "hello\n";
   }
-
-  Node node_;
 };
 
 TEST_F(CniTest, APodIsReachedByItsAddressAndItsPort) {

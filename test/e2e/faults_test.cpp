@@ -22,7 +22,7 @@
 #include "runtime/base/fd.h"
 #include "runtime/base/path.h"
 #include "runtime/base/text.h"
-#include "test/e2e/node.h"
+#include "test/e2e/node_fixture.h"
 
 namespace sock::test {
 namespace {
@@ -32,28 +32,8 @@ using std::chrono::steady_clock;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-class FaultsTest : public testing::Test {
+class FaultsTest : public NodeFixture {
  protected:
-  void SetUp() override {
-    grpc::Status pulled = node_.Pull(node_.image());
-    ASSERT_TRUE(pulled.ok()) << pulled.error_message();
-  }
-  void TearDown() override {
-    grpc::ClientContext context;
-    api::ListPodSandboxResponse pods;
-    ASSERT_TRUE(node_.runtime().ListPodSandbox(&context, {}, &pods).ok());
-    for (const auto& pod : pods.items()) EXPECT_TRUE(node_.RemovePod(pod.id()).ok());
-    EXPECT_THAT(node_.Leftovers(), IsEmpty());
-  }
-  // A pod with one container that has been started.
-  std::string Run(const api::PodSandboxConfig& config, std::vector<std::string> command) {
-    const std::string& name = config.metadata().name();
-    pod_ = node_.RunPod(config);
-    std::string container = node_.Create(pod_, config, node_.ContainerConfig(name, std::move(command)));
-    grpc::Status started = node_.Start(container);
-    EXPECT_TRUE(started.ok()) << started.error_message();
-    return container;
-  }
   // Another pod starts and ends as always, within a time that tells that it waited for nobody.
   void AnotherPodRuns(const std::string& name) {
     const auto begin = steady_clock::now();
@@ -82,9 +62,6 @@ class FaultsTest : public testing::Test {
     ADD_FAILURE() << "no VmRSS";
     return 0;
   }
-
-  Node node_;
-  std::string pod_;
 };
 
 TEST_F(FaultsTest, AFullLogDiskHoldsUpNobody) {

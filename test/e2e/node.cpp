@@ -298,6 +298,20 @@ grpc::Status Node::RemovePod(const std::string& pod) {
   return runtime_->RemovePodSandbox(&removing, remove, &removed);
 }
 
+std::string Node::Sockctl(const std::string& arguments, int* exit) const {
+  const std::string program = std::filesystem::path(DAEMON).parent_path() / "sockctl";
+  FILE* said = popen(Cat(program, " --socket ", listen_, " ", arguments, " 2>&1").c_str(), "re");
+  std::string text;
+  for (int c; (c = fgetc(said)) != EOF;) text += static_cast<char>(c);
+  const int status = pclose(said);
+  if (exit != nullptr) {
+    *exit = WEXITSTATUS(status);
+  } else {
+    EXPECT_EQ(status, 0) << arguments << ": " << text;
+  }
+  return text;
+}
+
 std::vector<std::string> Node::Leftovers() const {
   std::vector<std::string> found;
   std::ifstream mounts("/proc/self/mountinfo");

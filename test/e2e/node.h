@@ -31,8 +31,8 @@ class Node {
   void StartDaemon();
   void KillDaemon(int signal);  // and waits for its end
   pid_t daemon() const { return daemon_; }
-  // Puts new files in the place of these programs in a folder of the node's, as an upgrade does; from the next start of
-  // the daemon on those of that folder are run.
+  // Puts new files in the place of these programs in a folder of the node's, as an upgrade does; from the
+  // next start of the daemon on those of that folder are run.
   void InstallPrograms(const std::vector<std::string>& names);
 
   const std::string& dir() const { return dir_; }
@@ -61,6 +61,9 @@ class Node {
   api::ExecSyncResponse Exec(const std::string& container, std::vector<std::string> command,
                              int64_t timeout_s, grpc::Status* status = nullptr);
   grpc::Status RemovePod(const std::string& pod);
+  // Runs sockctl with these arguments, for a shell, on this node; what it said on stdout and stderr, and its
+  // exit status.
+  std::string Sockctl(const std::string& arguments, int* exit = nullptr) const;
 
   // What of ours is on the machine now: processes, mounts, cgroups, interfaces, named by kind.
   std::vector<std::string> Leftovers() const;

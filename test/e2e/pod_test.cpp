@@ -6,41 +6,15 @@
 #include <functional>
 #include <thread>
 
-#include "test/e2e/node.h"
+#include "test/e2e/node_fixture.h"
 
 namespace sock::test {
 namespace {
 
 using testing::HasSubstr;
-using testing::IsEmpty;
 using testing::Not;
 
-class PodTest : public testing::Test {
- protected:
-  void SetUp() override {
-    grpc::Status pulled = node_.Pull(node_.image());
-    ASSERT_TRUE(pulled.ok()) << pulled.error_message();
-  }
-  void TearDown() override {
-    grpc::ClientContext context;
-    api::ListPodSandboxResponse pods;
-    ASSERT_TRUE(node_.runtime().ListPodSandbox(&context, {}, &pods).ok());
-    for (const auto& pod : pods.items()) EXPECT_TRUE(node_.RemovePod(pod.id()).ok());
-    EXPECT_THAT(node_.Leftovers(), IsEmpty());
-  }
-  // A pod with one container that has been started.
-  std::string Run(const std::string& name, std::vector<std::string> command) {
-    config_ = node_.PodConfig(name);
-    pod_ = node_.RunPod(config_);
-    std::string container = node_.Create(pod_, config_, node_.ContainerConfig(name, std::move(command)));
-    grpc::Status started = node_.Start(container);
-    EXPECT_TRUE(started.ok()) << started.error_message();
-    return container;
-  }
-  Node node_;
-  api::PodSandboxConfig config_;
-  std::string pod_;
-};
+class PodTest : public NodeFixture {};
 
 TEST_F(PodTest, RunsLogsExitsAndGoes) {
   std::string container = Run("life", {"sh", "-c", "echo out; echo err >&2; hostname; exit 7"});
@@ -277,6 +251,40 @@ TEST_F(PodTest, AVolumeMayHoldAPinnedMountNamespace) {
   EXPECT_THAT(node_.WaitLog("pins", "F end"), HasSubstr("F file\n"));
   EXPECT_TRUE(node_.RemovePod(pod_).ok());
   EXPECT_EQ(shell("umount -R " + volume + "/pin " + volume + "/below " + volume), 0);
+}
+
+TEST_F(PodTest, SockctlIsEnoughByHand) {
+  const std::string container = Run("hand", {"sh", "-c", "echo out; echo err >&2; exec sleep 1000"});
+  node_.WaitLog("hand", "stdout F out\n");
+  node_.WaitLog("hand", "stderr F err\n");
+  EXPECT_THAT(node_.Sockctl("version"), testing::StartsWith("cri-sock "));
+  EXPECT_THAT(node_.Sockctl("images"), HasSubstr(node_.image()));
+  EXPECT_THAT(node_.Sockctl("pods"),
+              testing::ContainsRegex("\n" + pod_.substr(0, 13) + " [0-9]+s +ready +default +hand\n"));
+  EXPECT_THAT(node_.Sockctl("ps"), testing::ContainsRegex("\n" + container.substr(0, 13) + " " +
+                                                          pod_.substr(0, 13) + " [0-9]+s +running +hand "));
+  EXPECT_EQ(node_.Sockctl("logs " + container + " 2>&1 >/dev/null | cat"), "err\n");
+  EXPECT_EQ(node_.Sockctl("logs " + container + " 2>/dev/null | cat"), "out\n");
+  EXPECT_EQ(node_.Sockctl("why " + container), "started plainly: `/bin/sh`: it is `sh`, not python3\n");
+  int exit = 0;
+  EXPECT_EQ(node_.Sockctl("exec " + container + " sh -c 'hostname; exit 4'", &exit), "hand\n");
+  EXPECT_EQ(exit, 4);
+  EXPECT_THAT(node_.Sockctl("logs none", &exit),
+              testing::AllOf(testing::StartsWith("sockctl: "), HasSubstr("`none`")));
+  EXPECT_EQ(exit, 1);
+  EXPECT_THAT(node_.Sockctl("why none", &exit), HasSubstr("`none`"));
+  EXPECT_EQ(exit, 1);
+  for (const char* wrong : {"", "ps -x", "zygotes all", "why", "nothing", "--color pods"}) {
+    EXPECT_THAT(node_.Sockctl(wrong, &exit), HasSubstr("usage: sockctl")) << wrong;
+    EXPECT_EQ(exit, 2) << wrong;
+  }
+  EXPECT_EQ(node_.Sockctl("zygotes --json"), "[]\n");
+  node_.Sockctl("stop-pod " + pod_);
+  EXPECT_THAT(node_.Sockctl("pods"), HasSubstr(" not ready "));
+  EXPECT_EQ(std::string::npos, node_.Sockctl("ps").find("hand"));
+  EXPECT_THAT(node_.Sockctl("ps -a"), HasSubstr(" exited "));
+  node_.Sockctl("rm-pod " + pod_);
+  EXPECT_EQ(node_.Sockctl("pods").find("hand"), std::string::npos);
 }
 
 }  // namespace

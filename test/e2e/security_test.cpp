@@ -12,23 +12,21 @@
 #include <functional>
 
 #include "runtime/base/text.h"
-#include "test/e2e/node.h"
+#include "test/e2e/node_fixture.h"
 
 namespace sock::test {
 namespace {
 
 using testing::ContainsRegex;
 using testing::HasSubstr;
-using testing::IsEmpty;
 using testing::Not;
 
 constexpr uint32_t kBase = 1u << 20;  // where the pods' ids begin on the host
 
-class SecurityTest : public testing::Test {
+class SecurityTest : public NodeFixture {
  protected:
   void SetUp() override {
-    grpc::Status pulled = node_.Pull(node_.image());
-    ASSERT_TRUE(pulled.ok()) << pulled.error_message();
+    NodeFixture::SetUp();
     volume_ = node_.dir() + "/volume";
     std::filesystem::create_directories(volume_ + "/below");
     std::ofstream(volume_ + "/file") << "data\n";
@@ -36,11 +34,7 @@ class SecurityTest : public testing::Test {
   void TearDown() override {
     for (const char* below : {"/below", "/late", "/given"}) umount2((volume_ + below).c_str(), MNT_DETACH);
     umount2(volume_.c_str(), MNT_DETACH);
-    grpc::ClientContext context;
-    api::ListPodSandboxResponse pods;
-    ASSERT_TRUE(node_.runtime().ListPodSandbox(&context, {}, &pods).ok());
-    for (const auto& pod : pods.items()) EXPECT_TRUE(node_.RemovePod(pod.id()).ok());
-    EXPECT_THAT(node_.Leftovers(), IsEmpty());
+    NodeFixture::TearDown();
   }
   void Map(google::protobuf::RepeatedPtrField<api::IDMapping>* ids) {
     api::IDMapping* one = ids->Add();
@@ -83,7 +77,6 @@ class SecurityTest : public testing::Test {
     return Run(config, node_.RunPod(config), name, script, change);
   }
 
-  Node node_;
   std::string volume_, container_;
 };
 

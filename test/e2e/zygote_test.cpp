@@ -183,5 +183,24 @@ TEST_F(ZygoteTest, ForkedContainersOutliveTheDaemon) {
   EXPECT_TRUE(RunForked({"python3", "-c", "print('runs')"}, {}).forked);
 }
 
+TEST_F(ZygoteTest, SockctlListsThemAndSaysWhyNot) {
+  const Run plain = RunOne({"python3", "-i", "-c", "1"}, {});
+  const Run forked = RunForked({"python3", "-c", "1"}, {});
+  ASSERT_TRUE(forked.forked) << forked.reason;
+  const std::string key = Info(forked.container).at("zygote");
+  EXPECT_EQ(node_->Sockctl("why " + forked.container), Cat("forked from Zygote ", key, "\n"));
+  EXPECT_EQ(node_->Sockctl("why " + plain.container), Cat("started plainly: ", plain.reason, "\n"));
+
+  const nlohmann::json all = nlohmann::json::parse(node_->Sockctl("zygotes --json"), nullptr, false);
+  ASSERT_TRUE(all.is_array());
+  auto one = std::ranges::find_if(all, [&](const nlohmann::json& z) { return z.at("key") == key || z.at("id") == key; });
+  ASSERT_NE(one, all.end()) << key << " is not in " << all.dump();
+  EXPECT_GE(one->at("hits"), 1);
+  const std::string table = node_->Sockctl("zygotes");
+  EXPECT_THAT(table, testing::StartsWith("KEY "));
+  EXPECT_EQ(std::ranges::count(table, '\n'), static_cast<long>(all.size()) + 1);
+  EXPECT_THAT(table, HasSubstr("\n" + one->at("key").get<std::string>().substr(0, 12) + " "));
+}
+
 }  // namespace
 }  // namespace sock::test
