@@ -10,14 +10,16 @@
 
 namespace sock::test {
 
-std::string PushPython(Node& node, const std::map<std::string, std::string>& modules) {
+std::string PushPython(Node& node, const std::map<std::string, std::string>& modules,
+                       const std::string& install) {
   const std::string root = node.dir() + "/python-root", packages = root + "/usr/lib/python3/dist-packages";
   const std::string make =
       Cat("set -e; mkdir -p ", packages, " ", root, "/tmp ", root, "/proc ", root, "/sys ", root, "/dev ",
           root, "/etc ", root, "/usr/bin; cd /; cp -a --parents /usr/bin/python3.11 /usr/lib/python3.11 ",
-          root, "; ln -s python3.11 ", root,
-          "/usr/bin/python3; { ldd /usr/bin/python3.11; find /usr/lib/python3.11/lib-dynload -name '*.so' "
-          "-exec ldd {} +; } 2>/dev/null",
+          root, "; ln -s python3.11 ", root, "/usr/bin/python3; ",
+          install.empty() ? "" : Cat(install, " ", packages, "; "),
+          "{ ldd /usr/bin/python3.11; find /usr/lib/python3.11/lib-dynload ", packages,
+          " -name '*.so' -exec ldd {} +; } 2>/dev/null", " | grep -v ", root,
           " | grep -o '[[:space:]]/[^ ]*\\.so[^ ):]* (' | tr -d '( \t' | sort -u | xargs -I{} cp -L "
           "--parents {} ",
           root, "; cp /usr/bin/python3.11 ", root, "/usr/bin/setuid-python; chmod 4755 ", root,
