@@ -87,13 +87,19 @@ absl::StatusOr<bool> HasFirstLine(const std::string& path) {
   return true;
 }
 
-// The answer of a web server to GET /, to its end.
+// The answer of a web server to GET /, to its end. A network that is not ready is asked again, as any client
+// would.
 absl::Status Fetch(const std::string& ip, const std::string& port) {
-  Fd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_in address{.sin_family = AF_INET, .sin_port = htons(static_cast<uint16_t>(std::stoi(port)))};
-  if (!fd.valid() || inet_pton(AF_INET, ip.c_str(), &address.sin_addr) != 1 ||
-      connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0)
-    return ErrnoStatus(errno, Cat("connect to ", ip, ":", port));
+  if (inet_pton(AF_INET, ip.c_str(), &address.sin_addr) != 1)
+    return absl::InvalidArgumentError(Cat("`", ip, "` is no address"));
+  Fd fd;
+  for (const auto end = Clock::now() + kTimeout;;) {
+    fd = Fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (fd.valid() && connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0) break;
+    if (errno != EHOSTUNREACH || Clock::now() > end)
+      return ErrnoStatus(errno, Cat("connect to ", ip, ":", port));
+  }
   const std::string request = Cat("GET / HTTP/1.0\r\nHost: ", ip, "\r\n\r\n");
   if (send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(request.size()))
     return ErrnoStatus(errno, Cat("ask ", ip, ":", port));
