@@ -371,6 +371,34 @@ parent = os.getpid()
         os.rename(path, os.path.join(cwd, 'colorsys.py'))  # not loaded: no matter
         self.assertEqual(self.run_code(zygote, 'import colorsys; print(colorsys.mine)', cwd=cwd), ('True\n', 0))
 
+    def test_matplotlib_and_its_settings(self):
+        # As matplotlib finds, makes and remembers the folder of its settings when it is imported.
+        self.module('matplotlib', """
+import os
+def remembers(function):
+    called = ret = None
+    def wrapper():
+        nonlocal called, ret
+        if not called:
+            ret, called = function(), True
+        return ret
+    return wrapper
+@remembers
+def get_configdir():
+    folder = os.environ.get('MPLCONFIGDIR') or os.path.expanduser('~/.config/matplotlib')
+    os.makedirs(folder, exist_ok=True)
+    open(folder + '/cache', 'w').close()
+    return folder
+seen = get_configdir()""")
+        zygote = self.zygote('matplotlib')
+        code = 'import matplotlib, os; print(matplotlib.get_configdir(), os.environ.get("MPLCONFIGDIR"), os.path.exists(matplotlib.seen))'
+        folder = self.home + '/.config/matplotlib'
+        self.assertEqual(self.run_code(zygote, code), ('%s None False\n' % folder, 0))
+        with open(folder + '/matplotlibrc', 'w'):
+            answer, status = self.run_code(zygote, code)
+        self.assertEqual(dict(answer)['step'], 'shadow')
+        self.assertIn('matplotlibrc', dict(answer)['text'])
+
     def test_speed_of_the_path_is_not_seconds(self):
         zygote = self.zygote('json')
         begin = time.monotonic()
