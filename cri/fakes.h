@@ -21,6 +21,9 @@ class FakeCgroups : public sock::runtime::CgroupManager {
   absl::Status Update(const std::string&, const oci::Resources&) override { return {}; }
   absl::StatusOr<sock::runtime::CgroupStats> Stats(const std::string&) const override { return stats; }
   absl::StatusOr<std::vector<pid_t>> Pids(const std::string&) const override { return std::vector<pid_t>(); }
+  absl::StatusOr<std::vector<pid_t>> PidsOfFirst(const std::string&) const override {
+    return std::vector<pid_t>();
+  }
   absl::Status KillAll(const std::string&, int) override { return {}; }
   absl::Status Freeze(const std::string&, bool) override { return {}; }
   absl::Status Remove(const std::string&) override { return {}; }

@@ -57,14 +57,16 @@ absl::StatusOr<monitor::Fork> LeanRuntime::ToFork(const ContainerSpec& spec, con
   return out;
 }
 
+// One hierarchy is enough: in each, whom the process may have made is in its Zygote's cgroup or in the
+// container's, which are the only ones that it was ever let into.
 absl::Status LeanRuntime::CheckAlone(const std::string& cgroup, const ForkRequest& fork, pid_t pid) const {
-  ASSIGN_OR_RETURN(std::vector<pid_t> inside, cgroups_->Pids(cgroup));
+  ASSIGN_OR_RETURN(std::vector<pid_t> inside, cgroups_->PidsOfFirst(cgroup));
   if (inside != std::vector<pid_t>{pid})
     return absl::AbortedError(
         Cat("the container's cgroup holds ", inside.size(), " processes before its start"));
   absl::StatusOr<std::shared_ptr<Container>> zygote = FindContainer(fork.zygote_id);
   if (!zygote.ok()) return absl::AbortedError("its Zygote ended meanwhile");
-  ASSIGN_OR_RETURN(std::vector<pid_t> others, cgroups_->Pids((*zygote)->cgroup_path));
+  ASSIGN_OR_RETURN(std::vector<pid_t> others, cgroups_->PidsOfFirst((*zygote)->cgroup_path));
   struct stat own, other;
   if (stat(Cat("/proc/", pid, "/ns/pid").c_str(), &own) < 0)
     return absl::AbortedError("the forked process has ended");

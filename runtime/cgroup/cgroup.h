@@ -63,6 +63,8 @@ class CgroupManager {
   virtual absl::Status Update(const std::string& path, const oci::Resources& resources) = 0;
   virtual absl::StatusOr<CgroupStats> Stats(const std::string& path) const = 0;
   virtual absl::StatusOr<std::vector<pid_t>> Pids(const std::string& path) const = 0;
+  // As one hierarchy tells, empty where there is none: enough where nobody could have parted them.
+  virtual absl::StatusOr<std::vector<pid_t>> PidsOfFirst(const std::string& path) const = 0;
   // SIGKILLs every process in it and below it, also one that forks without end (cgroup.kill, or freezer and
   // loop), and waits until it is empty, at most `timeout_ms`: DEADLINE_EXCEEDED.
   virtual absl::Status KillAll(const std::string& path, int timeout_ms) = 0;

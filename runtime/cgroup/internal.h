@@ -72,8 +72,8 @@ std::string DeviceRuleText(const oci::DeviceRule& rule);
 
 // ---- tree.cpp: cgroup directories
 
-// Writes all settings in order. Where one fails, what was written before it is put back.
-absl::Status Apply(const std::vector<Setting>& settings);
+// Writes all settings in order. Where one fails, what was written before it is put back, unless `fresh`.
+absl::Status Apply(const std::vector<Setting>& settings, bool fresh);
 // `dir` and all cgroups below, children before their parents; empty where it is gone.
 std::vector<std::string> TreeOf(const std::string& dir);
 // Processes in the trees, each once, ascending.

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "runtime/base/path.h"
@@ -10,6 +11,15 @@
 #include "runtime/base/text.h"
 
 namespace sock::runtime::cgroup {
+
+namespace {
+
+bool MadeNow(const std::vector<std::string>& made, const std::vector<std::string>& dirs) {
+  return std::ranges::all_of(
+      dirs, [&](const std::string& dir) { return std::ranges::find(made, dir) != made.end(); });
+}
+
+}  // namespace
 
 std::vector<std::string> TreeManager::Dirs(const std::string& path) const {
   std::vector<std::string> dirs = Roots();
@@ -30,7 +40,7 @@ absl::Status TreeManager::Create(const std::string& path, const oci::Resources& 
   ASSIGN_OR_RETURN(std::string clean, Normalize(path, systemd_));
   std::vector<std::string> made;
   absl::Status status = Make(clean, &made);
-  if (status.ok()) status = Limit(clean, resources);
+  if (status.ok()) status = Limit(clean, resources, MadeNow(made, Dirs(clean)));
   if (!status.ok()) {
     for (auto dir = made.rbegin(); dir != made.rend(); ++dir) rmdir(dir->c_str());
   }
@@ -40,7 +50,7 @@ absl::Status TreeManager::Create(const std::string& path, const oci::Resources& 
 absl::Status TreeManager::Update(const std::string& path, const oci::Resources& resources) {
   RETURN_IF_ERROR(CheckResources(resources, mode() == CgroupMode::kV2));
   ASSIGN_OR_RETURN(std::string clean, Find(path));
-  return Limit(clean, resources);
+  return Limit(clean, resources, false);
 }
 
 absl::StatusOr<CgroupStats> TreeManager::Stats(const std::string& path) const {
@@ -64,6 +74,11 @@ absl::StatusOr<CgroupEntry> TreeManager::Entry(const std::string& path) const {
 absl::StatusOr<std::vector<pid_t>> TreeManager::Pids(const std::string& path) const {
   ASSIGN_OR_RETURN(std::string clean, Find(path));
   return PidsOf(Dirs(clean));
+}
+
+absl::StatusOr<std::vector<pid_t>> TreeManager::PidsOfFirst(const std::string& path) const {
+  ASSIGN_OR_RETURN(std::string clean, Normalize(path, systemd_));
+  return PidsOf({Dirs(clean).front()});
 }
 
 absl::Status TreeManager::Remove(const std::string& path) {

@@ -17,6 +17,7 @@ class TreeManager : public CgroupManager {
   absl::StatusOr<CgroupStats> Stats(const std::string& path) const override;
   absl::StatusOr<CgroupEntry> Entry(const std::string& path) const override;
   absl::StatusOr<std::vector<pid_t>> Pids(const std::string& path) const override;
+  absl::StatusOr<std::vector<pid_t>> PidsOfFirst(const std::string& path) const override;
   absl::Status Remove(const std::string& path) override;
   absl::Status EnsureParent(const std::string& path) override;
 
@@ -25,8 +26,9 @@ class TreeManager : public CgroupManager {
   virtual std::vector<std::string> Roots() const = 0;
   // Makes the normalized `path` everywhere, ready for limits.
   virtual absl::Status Make(const std::string& path, std::vector<std::string>* made) = 0;
-  // Writes checked limits; all or nothing.
-  virtual absl::Status Limit(const std::string& path, const oci::Resources& resources) = 0;
+  // Writes checked limits; all or nothing, but for a `fresh` cgroup: that one was made just now, so that its
+  // state is the kernel's own, and is removed where this fails.
+  virtual absl::Status Limit(const std::string& path, const oci::Resources& resources, bool fresh) = 0;
   virtual CgroupStats Read(const std::string& path) const = 0;
 
   std::vector<std::string> Dirs(const std::string& path) const;

@@ -44,6 +44,9 @@ bool WaitFds(const std::vector<Fd>& fds, int64_t timeout_ms) {
 }
 
 void AddTree(const std::string& dir, std::vector<std::string>* out) {
+  struct stat info;
+  if (stat(dir.c_str(), &info) < 0) return;
+  if (info.st_nlink == 2) return out->push_back(dir);  // kernfs counts the folders in a folder
   DIR* handle = opendir(dir.c_str());
   if (handle == nullptr) return;
   std::vector<std::string> children;
@@ -125,10 +128,10 @@ std::optional<Pressure> ParsePressure(const std::string& text) {
   return any ? std::optional(pressure) : std::nullopt;
 }
 
-absl::Status Apply(const std::vector<Setting>& settings) {
+absl::Status Apply(const std::vector<Setting>& settings, bool fresh) {
   std::vector<Setting> undo;
   for (const Setting& setting : settings) {
-    auto before = ReadFile(setting.file);
+    absl::StatusOr<std::string> before = fresh ? absl::NotFoundError("") : ReadFile(setting.file);
     absl::Status status = WriteExisting(setting.file, setting.value);
     if (!status.ok()) {
       absl::Status error = WriteError(setting, status);
@@ -183,6 +186,7 @@ bool KillOnce(const std::vector<std::string>& dirs, int64_t timeout_ms, const st
 }
 
 absl::Status RemoveCgroup(const std::string& root) {
+  if (rmdir(root.c_str()) == 0 || errno == ENOENT) return absl::OkStatus();
   int64_t end = NowMs() + kDyingMs;
   for (;;) {
     int error = 0;

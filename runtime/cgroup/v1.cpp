@@ -1,7 +1,10 @@
 // cgroup v1, also where a bare cgroup2 stands beside it (Documentation/admin-guide/cgroup-v1).
+#include <fcntl.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <set>
 
 #include "runtime/base/path.h"
@@ -30,7 +33,7 @@ class V1Manager : public TreeManager {
  protected:
   std::vector<std::string> Roots() const override { return roots_; }
   absl::Status Make(const std::string& path, std::vector<std::string>* made) override;
-  absl::Status Limit(const std::string& path, const oci::Resources& resources) override;
+  absl::Status Limit(const std::string& path, const oci::Resources& resources, bool fresh) override;
   CgroupStats Read(const std::string& path) const override;
 
  private:
@@ -39,8 +42,9 @@ class V1Manager : public TreeManager {
     auto it = layout_.controllers.find(controller);
     return it == layout_.controllers.end() ? "" : Cat(it->second, "/", path);
   }
-  absl::Status InheritCpuset(const std::string& path) const;
-  absl::Status LimitDevices(const std::string& dir, const std::vector<oci::DeviceRule>& rules) const;
+  absl::StatusOr<std::string> InheritCpuset(const std::string& path, const std::string& file) const;
+  absl::Status LimitDevices(const std::string& dir, const std::vector<oci::DeviceRule>& rules,
+                            bool fresh) const;
 
   const Layout layout_;
   std::vector<std::string> roots_;
@@ -48,30 +52,34 @@ class V1Manager : public TreeManager {
 
 absl::Status V1Manager::Make(const std::string& path, std::vector<std::string>* made) {
   for (const std::string& root : roots_) RETURN_IF_ERROR(MakeCgroup(root, path, made));
-  if (layout_.controllers.contains("cpuset")) return InheritCpuset(path);
-  return absl::OkStatus();
-}
-
-// A new v1 cpuset is empty, and takes no process until it has cpus and mems (cpuset(7)).
-absl::Status V1Manager::InheritCpuset(const std::string& path) const {
   for (const char* file : {"cpuset.cpus", "cpuset.mems"}) {
-    std::string parent = layout_.controllers.at("cpuset"), value;
-    for (size_t end = 0; end != path.npos;) {
-      end = path.find('/', end + 1);
-      std::string dir = Cat(layout_.controllers.at("cpuset"), "/", path.substr(0, end));
-      if (value = ReadText(Cat(dir, "/", file)); value.empty() || value == "\n") {
-        RETURN_IF_ERROR_AS(WriteExisting(Cat(dir, "/", file), ReadText(Cat(parent, "/", file))),
-                           "inherit cpuset");
-      }
-      parent = dir;
-    }
+    if (layout_.controllers.contains("cpuset"))
+      RETURN_IF_ERROR_AS(InheritCpuset(path, file).status(), "inherit cpuset");
   }
   return absl::OkStatus();
 }
 
-absl::Status V1Manager::LimitDevices(const std::string& dir,
-                                     const std::vector<oci::DeviceRule>& rules) const {
-  std::string before = ReadText(dir + "/devices.list");
+// A new v1 cpuset is empty, and takes no process until it has cpus and mems (cpuset(7)).
+absl::StatusOr<std::string> V1Manager::InheritCpuset(const std::string& path, const std::string& file) const {
+  const std::string at = Cat(layout_.controllers.at("cpuset"), "/", path, path.empty() ? "" : "/", file);
+  std::string value = ReadText(at);
+  if (path.empty() || (!value.empty() && value != "\n")) return value;
+  const size_t slash = path.rfind('/');
+  ASSIGN_OR_RETURN(value, InheritCpuset(slash == path.npos ? "" : path.substr(0, slash), file));
+  RETURN_IF_ERROR(WriteExisting(at, value));
+  return value;
+}
+
+absl::Status V1Manager::LimitDevices(const std::string& dir, const std::vector<oci::DeviceRule>& rules,
+                                     bool fresh) const {
+  ASSIGN_OR_RETURN(Fd allow, OpenPath(dir + "/devices.allow", O_WRONLY));
+  ASSIGN_OR_RETURN(Fd deny, OpenPath(dir + "/devices.deny", O_WRONLY));
+  // The kernel takes one rule from each write.
+  auto say = [](const Fd& file, std::string_view rule) -> absl::Status {
+    if (write(file.get(), rule.data(), rule.size()) < 0) return ErrnoStatus(errno, Cat("write `", rule, "`"));
+    return absl::OkStatus();
+  };
+  std::string before = fresh ? "" : ReadText(dir + "/devices.list");
   absl::Status status;
   for (const oci::DeviceRule& rule : rules) {
     std::string text = DeviceRuleText(rule);
@@ -80,21 +88,21 @@ absl::Status V1Manager::LimitDevices(const std::string& dir,
     if (text.empty()) {
       status = absl::InvalidArgumentError("devices `a`: on cgroup v1 only of all devices and `rwm`");
     } else {
-      status = WriteExisting(Cat(dir, rule.allow ? "/devices.allow" : "/devices.deny"), text);
+      status = say(rule.allow ? allow : deny, text);
     }
     if (status.ok()) continue;
-    (void)WriteExisting(dir + "/devices.deny", "a");
+    if (!fresh) (void)say(deny, "a");
     while (!before.empty()) {
       std::string line = before.substr(0, before.find('\n'));
       before.erase(0, line.size() + 1);
-      (void)WriteExisting(dir + "/devices.allow", line.starts_with("a") ? "a" : line);
+      (void)say(allow, line.starts_with("a") ? "a" : line);
     }
     return Annotate(status, Cat("set devices of cgroup `", dir, "`"));
   }
   return absl::OkStatus();
 }
 
-absl::Status V1Manager::Limit(const std::string& path, const oci::Resources& r) {
+absl::Status V1Manager::Limit(const std::string& path, const oci::Resources& r, bool fresh) {
   std::vector<Setting> settings;
   absl::Status missing;
   auto at = [&](const char* controller, std::string_view field) {
@@ -113,9 +121,9 @@ absl::Status V1Manager::Limit(const std::string& path, const oci::Resources& r) 
     // Where the kernel counts no swap, "as much as the memory limit" and "unlimited" say nothing new.
     if (!accounted && (r.memory_swap == r.memory_limit || r.memory_swap == -1)) memory.memory_swap.reset();
     ASSIGN_OR_RETURN(std::vector<Setting> more,
-                     V1Memory(dir, memory, ReadNumber(dir + "/memory.limit_in_bytes"),
-                              accounted ? ReadNumber(memsw) : kUnlimited));
-    if (memory.memory_swap && *memory.memory_swap > 0) {
+                     V1Memory(dir, memory, fresh ? kUnlimited : ReadNumber(dir + "/memory.limit_in_bytes"),
+                              accounted && !fresh ? ReadNumber(memsw) : kUnlimited));
+    if (!fresh && memory.memory_swap && *memory.memory_swap > 0) {
       // Anonymous memory beyond memory and swap can go nowhere: say so before the kernel tries for seconds.
       std::string text = ReadText(dir + "/memory.stat");
       uint64_t use = Keyed(text, "total_rss") + Keyed(text, "total_swap");
@@ -161,16 +169,16 @@ absl::Status V1Manager::Limit(const std::string& path, const oci::Resources& r) 
   if (!r.devices.empty()) {
     // Devices come last and put themselves back; what came before them must follow.
     std::vector<Setting> undo;
-    for (auto it = settings.rbegin(); it != settings.rend(); ++it)
+    for (auto it = settings.rbegin(); !fresh && it != settings.rend(); ++it)
       undo.push_back({it->file, ReadText(it->file), ""});
-    RETURN_IF_ERROR(Apply(settings));
-    absl::Status status = LimitDevices(devices, r.devices);
+    RETURN_IF_ERROR(Apply(settings, fresh));
+    absl::Status status = LimitDevices(devices, r.devices, fresh);
     if (!status.ok()) {
       for (const Setting& setting : undo) (void)WriteExisting(setting.file, setting.value);
     }
     return status;
   }
-  return Apply(settings);
+  return Apply(settings, fresh);
 }
 
 CgroupStats V1Manager::Read(const std::string& path) const {

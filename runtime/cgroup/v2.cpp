@@ -44,7 +44,7 @@ class V2Manager : public TreeManager {
  protected:
   std::vector<std::string> Roots() const override { return {root_}; }
   absl::Status Make(const std::string& path, std::vector<std::string>* made) override;
-  absl::Status Limit(const std::string& path, const oci::Resources& resources) override;
+  absl::Status Limit(const std::string& path, const oci::Resources& resources, bool fresh) override;
   CgroupStats Read(const std::string& path) const override;
 
  private:
@@ -110,14 +110,15 @@ absl::StatusOr<CgroupEntry> V2Manager::Entry(const std::string& path) const {
   return entry;
 }
 
-absl::Status V2Manager::Limit(const std::string& path, const oci::Resources& r) {
+absl::Status V2Manager::Limit(const std::string& path, const oci::Resources& r, bool fresh) {
   std::string dir = Cat(root_, "/", path);
   oci::Resources memory = r;
   if (!Exists(dir + "/memory.swap.max") && (r.memory_swap == r.memory_limit || r.memory_swap == -1)) {
     memory.memory_swap.reset();  // no swap is counted: nothing new is said
   }
-  ASSIGN_OR_RETURN(std::vector<Setting> settings, V2Memory(dir, memory, ReadNumber(dir + "/memory.max")));
-  if (r.memory_limit && *r.memory_limit > 0) {
+  ASSIGN_OR_RETURN(std::vector<Setting> settings,
+                   V2Memory(dir, memory, fresh ? kUnlimited : ReadNumber(dir + "/memory.max")));
+  if (!fresh && r.memory_limit && *r.memory_limit > 0) {
     // v2 takes a limit below the use and kills for it; page cache that is not in use would only be dropped.
     uint64_t use = ReadNumber(dir + "/memory.current");
     use -= std::min(use, Keyed(ReadText(dir + "/memory.stat"), "inactive_file"));
@@ -153,12 +154,12 @@ absl::Status V2Manager::Limit(const std::string& path, const oci::Resources& r) 
       settings.push_back({reserved, Cat(bytes), "hugepage_limits"});
   }
   for (const auto& [key, value] : r.unified) settings.push_back({Cat(dir, "/", key), value, "unified"});
-  if (r.devices.empty()) return Apply(settings);
+  if (r.devices.empty()) return Apply(settings, fresh);
 
   std::vector<Setting> undo;
-  for (auto it = settings.rbegin(); it != settings.rend(); ++it)
+  for (auto it = settings.rbegin(); !fresh && it != settings.rend(); ++it)
     undo.push_back({it->file, ReadText(it->file), ""});
-  RETURN_IF_ERROR(Apply(settings));
+  RETURN_IF_ERROR(Apply(settings, fresh));
   absl::Status status;
   if (auto fd = OpenPath(dir, O_RDONLY | O_DIRECTORY); fd.ok()) {
     status = AttachDevices(fd->get(), r.devices);
