@@ -443,7 +443,7 @@ class Bench {
       (*times)["create"] = Ms(created - ran);
       (*times)["start"] = Ms(answered - created);
       (*times)["line"] = Ms(line - answered);
-      (*times)["http"] = Ms(ready - line);
+      if (!options_.http.empty()) (*times)["http"] = Ms(ready - line);
       (*times)["total"] = Ms(ready - begin);
     }
     return absl::OkStatus();
