@@ -65,6 +65,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Open(const std::string& socket_p
                                                      const std::function<void()>& on_lost) {
   absl::Status last;
   bool spawned = false;
+  int upgrades = 0;
   // One that ends or is upgraded just now is tried again; a program that never speaks is given up.
   for (int attempt = 0; attempt < 20; ++attempt) {
     if (attempt > 2) poll(nullptr, 0, 50);
@@ -100,6 +101,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Open(const std::string& socket_p
     last = absl::FailedPreconditionError(Cat("the running monitor speaks version ", answer->reply.version(),
                                              ", this daemon ", kVersion, ", and it does not become `",
                                              program, "`: does that run?"));
+    if (++upgrades > 3) return last;
     request.mutable_upgrade()->set_program(program);
     client->Call(request).status().IgnoreError();
   }
