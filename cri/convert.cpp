@@ -13,6 +13,7 @@
 #include <set>
 
 #include "cri/cdi.h"
+#include "oci/default_paths.h"
 #include "runtime/base/fd.h"
 #include "runtime/base/path.h"
 #include "runtime/base/status.h"
@@ -82,20 +83,6 @@ const std::set<std::string> kDefaultCapabilities = {
     "CAP_MKNOD",   "CAP_NET_RAW",      "CAP_SETGID",           "CAP_SETUID",
     "CAP_SETFCAP", "CAP_SETPCAP",      "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT",
     "CAP_KILL",    "CAP_AUDIT_WRITE"};
-
-const Names kMaskedPaths = {"/proc/acpi",
-                            "/proc/asound",
-                            "/proc/interrupts",
-                            "/proc/kcore",
-                            "/proc/keys",
-                            "/proc/latency_stats",
-                            "/proc/sched_debug",
-                            "/proc/scsi",
-                            "/proc/timer_list",
-                            "/proc/timer_stats",
-                            "/sys/devices/virtual/powercap",
-                            "/sys/firmware"};
-const Names kReadonlyPaths = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"};
 
 absl::Status Invalid(const std::string& field, const std::string& reason) {
   return absl::InvalidArgumentError(Cat(field, " ", reason));
@@ -746,8 +733,8 @@ absl::StatusOr<ContainerSpec> ToContainerSpec(const std::string& id, const std::
       for (const std::string& path : *paths)
         RETURN_IF_ERROR(CheckPath(path, Cat("linux.security_context.", name)));
     // None given: over the wire that is the same as not set.
-    if (spec.masked_paths.empty()) spec.masked_paths = kMaskedPaths;
-    if (spec.readonly_paths.empty()) spec.readonly_paths = kReadonlyPaths;
+    if (spec.masked_paths.empty()) spec.masked_paths = oci::kMaskedPaths;
+    if (spec.readonly_paths.empty()) spec.readonly_paths = oci::kReadonlyPaths;
   }
   ASSIGN_OR_RETURN(spec.resources, ToResources(config.linux().resources()));
   if (config.linux().has_resources())

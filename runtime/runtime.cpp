@@ -37,48 +37,11 @@ absl::Status ChildError(const absl::Status& status) {
   }
 }
 
-// The plan of a further process in a running container: its credentials, nothing of what builds a root.
-Plan ExecPlan(const Plan& of, const std::vector<std::string>& args) {
-  Plan plan = of;
-  plan.clear_clone_flags();
-  plan.clear_join_pid_ns_fd();
-  plan.clear_cgroup_unified();
-  plan.clear_cgroup_procs();
-  plan.clear_net_ns();
-  plan.clear_ipc_ns();
-  plan.clear_uts_ns();
-  plan.clear_user_ns();
-  plan.clear_new_cgroup_ns();
-  plan.clear_hostname();
-  plan.clear_root();
-  plan.clear_root_readonly();
-  plan.clear_mounts();
-  plan.clear_devices();
-  plan.clear_populate_dev();
-  plan.clear_sysctls();
-  plan.clear_masked_paths();
-  plan.clear_readonly_paths();
-  plan.clear_terminal();
-  plan.clear_args();
-  for (const std::string& arg : args) plan.add_args(arg);
-  return plan;
-}
-
 // The host's id that is 0 inside.
 uint32_t RootOf(const std::vector<oci::IdMapping>& mappings) {
   for (const oci::IdMapping& one : mappings)
     if (one.container_id == 0) return one.host_id;
   return 0;
-}
-
-int Keep(std::vector<Fd>& fds, Fd fd) {
-  fds.push_back(std::move(fd));
-  return static_cast<int>(fds.size()) - 1;
-}
-
-void KeepCgroup(Plan& plan, std::vector<Fd>& fds, CgroupEntry entry) {
-  for (Fd& procs : entry.procs) plan.add_cgroup_procs(Keep(fds, std::move(procs)));
-  if (entry.unified.valid()) plan.set_cgroup_unified(Keep(fds, std::move(entry.unified)));
 }
 
 }  // namespace
@@ -629,25 +592,18 @@ ContainerState LeanRuntime::State(const std::string& id) const {
 }
 
 absl::StatusOr<ExecResult> LeanRuntime::ExecSync(const std::string& id, const ExecRequest& request) {
-  if (request.args.empty()) return absl::InvalidArgumentError("cmd is empty");
   ASSIGN_OR_RETURN(std::shared_ptr<Container> container, FindContainer(id));
   {
     std::lock_guard lock(container->mutex);
     if (container->state != ProcessState::kRunning)
       return absl::FailedPreconditionError(Cat("container `", id, "` does not run"));
   }
-  Plan plan = ExecPlan(container->plan, request.args);
-  std::vector<Fd> fds;
-  ASSIGN_OR_RETURN(Fd pid_ns, OpenPath(Cat("/proc/", container->process.pid, "/ns/pid"), O_RDONLY));
-  ASSIGN_OR_RETURN(Fd pidfd, container->process.pidfd.Dup());
-  if (HasExited(container->process))
-    return absl::FailedPreconditionError(Cat("container `", id, "` has ended"));
-  plan.set_join_pid_ns_fd(Keep(fds, std::move(pid_ns)));
-  plan.set_join_pidfd(Keep(fds, std::move(pidfd)));
-  plan.set_join_flags(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP |
-                      (container->plan.has_user_ns() ? CLONE_NEWUSER : 0));
   ASSIGN_OR_RETURN(CgroupEntry entry, cgroups_->Entry(container->cgroup_path));
-  KeepCgroup(plan, fds, std::move(entry));
+  absl::StatusOr<PreparedPlan> prepared =
+      PrepareExec(container->plan, container->process, request.args, std::move(entry));
+  if (absl::IsNotFound(prepared.status()))
+    return absl::FailedPreconditionError(Cat("container `", id, "` has ended"));
+  RETURN_IF_ERROR(prepared.status());
 
   const std::string exec_id = NewId();
   auto execution = std::make_shared<Execution>();
@@ -664,8 +620,8 @@ absl::StatusOr<ExecResult> LeanRuntime::ExecSync(const std::string& id, const Ex
   };
   monitor::Request call;
   call.mutable_exec()->set_id(exec_id);
-  call.mutable_exec()->set_plan(plan.SerializeAsString());
-  absl::StatusOr<monitor::Answer> answer = Call(call, Numbers(fds));
+  call.mutable_exec()->set_plan(prepared->plan.SerializeAsString());
+  absl::StatusOr<monitor::Answer> answer = Call(call, Numbers(prepared->fds));
   if (!answer.ok()) return ChildError(Annotate(answer.status(), Cat("execute `", request.args[0], "`")));
   if (answer->fds.size() < 2) return absl::InternalError("execute: the monitor sent no output descriptors");
   absl::StatusOr<PidRef> process = OpenPid(answer->reply.pid());  // absent where it has ended already

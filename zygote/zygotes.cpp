@@ -8,6 +8,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_split.h"
+#include "oci/default_paths.h"
 #include "runtime/base/atomic_file.h"
 #include "runtime/base/ids.h"
 #include "runtime/base/path.h"
@@ -440,10 +441,8 @@ absl::Status Zygotes::Make(Entry& entry, const std::string& id) {
                 {"/dev/shm", "tmpfs", "shm", {"nosuid", "nodev", "noexec", "mode=1777", "size=64m"}, {}, {}},
                 {"/sys", "sysfs", "sysfs", {"nosuid", "nodev", "noexec", "ro"}, {}, {}},
                 {"/tmp", "tmpfs", "tmpfs", {"nosuid", "nodev", "mode=1777", "size=64m"}, {}, {}}};
-  oci.masked_paths = {"/proc/acpi",          "/proc/kcore",      "/proc/keys",
-                      "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
-                      "/proc/sched_debug",   "/proc/scsi",       "/sys/firmware"};
-  oci.readonly_paths = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"};
+  oci.masked_paths = oci::kMaskedPaths;
+  oci.readonly_paths = oci::kReadonlyPaths;
   oci.resources.memory_limit = options_.memory_limit;
   oci.resources.pids_limit = kProcesses + options_.parked;
   RETURN_IF_ERROR(runtime_->cgroups().EnsureParent(options_.cgroup_parent));

@@ -8,6 +8,7 @@
 #include "oci/image_store.h"
 #include "oci/runtime_spec.h"
 #include "runtime/base/fd.h"
+#include "runtime/base/pidref.h"
 #include "runtime/container/plan.pb.h"  // message Plan: flat; refers to descriptors by their index in `fds`
 #include "runtime/runtime.h"
 
@@ -43,10 +44,11 @@ inline constexpr char kCloneApart[] = "clone-apart";
 absl::StatusOr<PreparedPlan> PrepareContainer(const ContainerSpec& spec, const SandboxNamespaces& namespaces,
                                               CgroupEntry cgroup);
 
-// A plan for a further process in a running container (exec): joins the namespaces of `pid` (opened by
-// `pidfd`).
-absl::StatusOr<PreparedPlan> PrepareExec(const ContainerSpec& container, const oci::User& user, int pidfd,
-                                         pid_t pid, const std::vector<std::string>& args, CgroupEntry cgroup);
+// The plan of a further process (exec) in a container that runs, from the container's own: its credentials
+// and environment, nothing of what builds a root. It joins the namespaces of `process`, the container's;
+// NOT_FOUND: that has exited.
+absl::StatusOr<PreparedPlan> PrepareExec(const Plan& container, const PidRef& process,
+                                         const std::vector<std::string>& args, CgroupEntry cgroup);
 
 // user_namespaces(7): what the host calls `id` of the namespace. INVALID_ARGUMENT names `what` where it is not
 // mapped.

@@ -372,7 +372,9 @@ TEST_F(ContainerTest, LoadsTheFilterWithAndWithoutNoNewPrivileges) {
 TEST_F(ContainerTest, HasTerminalAndTakesFurtherProcesses) {
   spec_.spec.process.terminal = true;
   spec_.spec.process.args = {"sh", "-c", "/bin/busybox tty; /bin/busybox cat"};
+  spec_.user.username = "ann";
   PreparedPlan prepared = *Prepare();
+  const Plan plan = prepared.plan;
   ChannelPair barrier = *MakeChannel();
   clone_args args{};
   args.flags = prepared.plan.clone_flags();
@@ -401,8 +403,10 @@ TEST_F(ContainerTest, HasTerminalAndTakesFurtherProcesses) {
   }
   EXPECT_THAT(seen, HasSubstr("/dev/pts/0"));
 
-  Fd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
-  auto exec = PrepareExec(spec_, {1000, 1001, {1001}, {}}, pidfd.get(), pid,
+  PidRef process = *OpenPid(pid);
+  EXPECT_EQ(PrepareExec(plan, process, {"sh", std::string(1, '\0')}, {}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  auto exec = PrepareExec(plan, process,
                           {"sh", "-c",
                            "/bin/busybox hostname; /bin/busybox id -u; echo $HOME; echo $$; "
                            "/bin/busybox cat /volume/data"},
@@ -439,7 +443,7 @@ TEST_F(ContainerTest, HasTerminalAndTakesFurtherProcesses) {
   EXPECT_EQ(status, 0);
   kill(pid, SIGKILL);
   waitpid(pid, &status, 0);
-  absl::Status gone = PrepareExec(spec_, {}, pidfd.get(), pid, {"sh"}, {}).status();
+  absl::Status gone = PrepareExec(plan, process, {"sh"}, {}).status();
   EXPECT_EQ(gone.code(), absl::StatusCode::kNotFound);
 }
 

@@ -99,16 +99,28 @@ void MapIds(const oci::Spec& spec, PlanMount& mount) {
 }
 
 // What a container's first process and a further one have in common.
+bool HasZero(const std::string& text) { return text.find('\0') != std::string::npos; }
+
+absl::Status CheckArgs(const char* field, const std::vector<std::string>& args) {
+  if (args.empty() || args[0].empty()) return absl::InvalidArgumentError(Cat(field, ": must not be empty"));
+  if (std::any_of(args.begin(), args.end(), HasZero))
+    return absl::InvalidArgumentError(Cat(field, ": a zero byte in an argument"));
+  return absl::OkStatus();
+}
+
+void KeepCgroup(PreparedPlan& prepared, CgroupEntry cgroup) {
+  for (Fd& fd : cgroup.procs) prepared.plan.add_cgroup_procs(Keep(prepared, std::move(fd)));
+  if (cgroup.unified.valid()) prepared.plan.set_cgroup_unified(Keep(prepared, std::move(cgroup.unified)));
+}
+
 absl::Status PrepareProcess(const ContainerSpec& container, const oci::User& user, const std::string& home,
-                            const std::vector<std::string>& args, CgroupEntry cgroup,
-                            PreparedPlan& prepared) {
+                            CgroupEntry cgroup, PreparedPlan& prepared) {
   const oci::Process& process = container.spec.process;
   Plan& plan = prepared.plan;
-  if (args.empty() || args[0].empty()) return absl::InvalidArgumentError("process.args: must not be empty");
-  auto has_zero = [](const std::string& text) { return text.find('\0') != std::string::npos; };
-  if (std::any_of(args.begin(), args.end(), has_zero) ||
-      std::any_of(process.env.begin(), process.env.end(), has_zero))
-    return absl::InvalidArgumentError("process: a zero byte in an argument or a variable");
+  const std::vector<std::string>& args = process.args;
+  RETURN_IF_ERROR(CheckArgs("process.args", args));
+  if (std::any_of(process.env.begin(), process.env.end(), HasZero))
+    return absl::InvalidArgumentError("process.env: a zero byte in a variable");
   std::string cwd = process.cwd.empty() ? "/" : process.cwd;
   if (!cwd.starts_with('/'))
     return absl::InvalidArgumentError(Cat("process.cwd: `", cwd, "` is not an absolute path"));
@@ -119,8 +131,7 @@ absl::Status PrepareProcess(const ContainerSpec& container, const oci::User& use
     for (uint32_t gid : user.additional_gids)
       RETURN_IF_ERROR(HostId(container.spec.gid_mappings, gid, "supplemental group").status());
   }
-  for (Fd& fd : cgroup.procs) plan.add_cgroup_procs(Keep(prepared, std::move(fd)));
-  if (cgroup.unified.valid()) plan.set_cgroup_unified(Keep(prepared, std::move(cgroup.unified)));
+  KeepCgroup(prepared, std::move(cgroup));
   *plan.mutable_args() = {args.begin(), args.end()};
   *plan.mutable_env() = {process.env.begin(), process.env.end()};
   if (!HasVariable(plan, "HOME")) plan.add_env("HOME=" + home);
@@ -290,29 +301,45 @@ absl::StatusOr<PreparedPlan> PrepareContainer(const ContainerSpec& spec, const S
   *plan.mutable_masked_paths() = {spec.spec.masked_paths.begin(), spec.spec.masked_paths.end()};
   *plan.mutable_readonly_paths() = {spec.spec.readonly_paths.begin(), spec.spec.readonly_paths.end()};
   plan.set_terminal(spec.spec.process.terminal);
-  RETURN_IF_ERROR(
-      PrepareProcess(spec, user.user, user.home, spec.spec.process.args, std::move(cgroup), prepared));
+  RETURN_IF_ERROR(PrepareProcess(spec, user.user, user.home, std::move(cgroup), prepared));
   return prepared;
 }
 
-absl::StatusOr<PreparedPlan> PrepareExec(const ContainerSpec& container, const oci::User& user, int pidfd,
-                                         pid_t pid, const std::vector<std::string>& args,
-                                         CgroupEntry cgroup) {
+absl::StatusOr<PreparedPlan> PrepareExec(const Plan& container, const PidRef& process,
+                                         const std::vector<std::string>& args, CgroupEntry cgroup) {
+  RETURN_IF_ERROR(CheckArgs("cmd", args));
   PreparedPlan prepared;
-  Plan& plan = prepared.plan;
-  Fd process(fcntl(pidfd, F_DUPFD_CLOEXEC, 3));
-  if (!process.valid()) return ErrnoStatus(errno, "copy pidfd");
-  // The namespace is the right process's if that lives still after it was opened: asked by the pidfd below.
-  ASSIGN_OR_RETURN(Fd pid_ns, OpenPath(Cat("/proc/", pid, "/ns/pid"), O_RDONLY));
-  ASSIGN_OR_RETURN(Fd root, OpenPath(Cat("/proc/", pid, "/root"), O_PATH | O_DIRECTORY));
-  PidRef alive{pid, std::move(process), 0};
-  if (HasExited(alive)) return absl::NotFoundError(Cat("process ", pid, " has exited"));
-  plan.set_join_pid_ns_fd(Keep(prepared, std::move(pid_ns)));
-  plan.set_join_pidfd(Keep(prepared, std::move(alive.pidfd)));
-  plan.set_join_flags(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP);
-  if (!container.spec.uid_mappings.empty()) plan.set_join_flags(plan.join_flags() | CLONE_NEWUSER);
-  RETURN_IF_ERROR(
-      PrepareProcess(container, user, HomeOf(root.get(), user.uid), args, std::move(cgroup), prepared));
+  Plan& plan = prepared.plan = container;
+  plan.clear_clone_flags();
+  plan.clear_join_pid_ns_fd();
+  plan.clear_cgroup_unified();
+  plan.clear_cgroup_procs();
+  plan.clear_net_ns();
+  plan.clear_ipc_ns();
+  plan.clear_uts_ns();
+  plan.clear_user_ns();
+  plan.clear_new_cgroup_ns();
+  plan.clear_hostname();
+  plan.clear_root();
+  plan.clear_root_readonly();
+  plan.clear_mounts();
+  plan.clear_devices();
+  plan.clear_populate_dev();
+  plan.clear_sysctls();
+  plan.clear_masked_paths();
+  plan.clear_readonly_paths();
+  plan.clear_terminal();
+  *plan.mutable_args() = {args.begin(), args.end()};
+  // The namespace is the right process's if that lives still after it was opened.
+  absl::StatusOr<Fd> pid_ns = OpenPath(Cat("/proc/", process.pid, "/ns/pid"), O_RDONLY);
+  if (HasExited(process)) return absl::NotFoundError(Cat("process ", process.pid, " has exited"));
+  RETURN_IF_ERROR(pid_ns.status());
+  ASSIGN_OR_RETURN(Fd pidfd, process.pidfd.Dup());
+  plan.set_join_pid_ns_fd(Keep(prepared, *std::move(pid_ns)));
+  plan.set_join_pidfd(Keep(prepared, std::move(pidfd)));
+  plan.set_join_flags(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP |
+                      (container.has_user_ns() ? CLONE_NEWUSER : 0));
+  KeepCgroup(prepared, std::move(cgroup));
   return prepared;
 }
 

@@ -144,10 +144,4 @@ absl::StatusOr<ResolvedUser> ResolveUser(int root, const UserRequest& request) {
   return resolved;
 }
 
-std::string HomeOf(int root, uint32_t uid) {
-  absl::StatusOr<std::string> passwd = ReadInRoot(root, "/etc/passwd");
-  std::optional<Entry> entry = passwd.ok() ? FindUser(*passwd, "", uid) : std::nullopt;
-  return entry && !entry->home.empty() ? entry->home : "/";
-}
-
 }  // namespace sock::runtime

@@ -18,7 +18,4 @@ struct ResolvedUser {
 // empty. INVALID_ARGUMENT for a name that they don't hold, or a number out of range.
 absl::StatusOr<ResolvedUser> ResolveUser(int root, const UserRequest& request);
 
-// The home directory of `uid`: "/" where there is no entry.
-std::string HomeOf(int root, uint32_t uid);
-
 }  // namespace sock::runtime
