@@ -79,7 +79,8 @@ absl::Status FromReport(const Report& report) {
   absl::Status status(absl::StatusCode::kInternal, Cat(report.step(), ": ", report.text()));
   if (err == 0) return status;
   absl::Status of_errno = ErrnoStatus(err, "");
-  absl::StatusCode code = err == ENOENT ? absl::StatusCode::kNotFound
+  absl::StatusCode code = err == ENOENT  ? absl::StatusCode::kNotFound
+                          : err == ESRCH ? absl::StatusCode::kFailedPrecondition  // the container has ended
                           : err == EACCES || err == ENOEXEC || err == EINVAL || err == ENOTDIR
                               ? absl::StatusCode::kInvalidArgument
                               : of_errno.code();

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -18,6 +19,7 @@
 #include "runtime/base/path.h"
 #include "runtime/base/text.h"
 #include "test/e2e/node.h"
+#include "test/e2e/python.h"
 
 namespace sock::test {
 namespace {
@@ -57,7 +59,8 @@ pid_t HolderOfMonitorSocket(const std::string& state, const std::string& comm) {
 // A client that does what kubelet does: it asks again until it is answered.
 class Worker {
  public:
-  explicit Worker(const Node& node) : node_(node) {
+  // `python`: the image of pods that may be forked; empty: busybox's.
+  Worker(const Node& node, std::string python) : node_(node), python_(std::move(python)) {
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 20);
@@ -77,8 +80,18 @@ class Worker {
 
     api::CreateContainerRequest create;
     create.set_pod_sandbox_id(pod.pod_sandbox_id());
-    *create.mutable_config() = node_.ContainerConfig(
-        name, {"sh", "-c", Cat("echo here; until [ -e /go ]; do usleep 2000; done; exit ", code)});
+    std::vector<std::string> command{"sh", "-c",
+                                     Cat("echo here; until [ -e /go ]; do usleep 2000; done; exit ", code)};
+    std::vector<std::string> go{"touch", "/go"};
+    if (!python_.empty()) {
+      command = {"python3", "-c",
+                 Cat("import os, time\nprint('here', flush=True)\nwhile not os.path.exists('/go'): "
+                     "time.sleep(0.002)\nraise SystemExit(",
+                     code, ")")};
+      go = {"python3", "-S", "-c", "open('/go', 'w')"};
+    }
+    *create.mutable_config() = node_.ContainerConfig(name, std::move(command));
+    if (!python_.empty()) create.mutable_config()->mutable_image()->set_image(python_);
     *create.mutable_sandbox_config() = run.config();
     api::CreateContainerResponse container;
     if (!Ask("CreateContainer", [&](auto* c) { return stub_->CreateContainer(c, create, &container); }))
@@ -102,7 +115,7 @@ class Worker {
     // It ends when an execution tells it to.
     api::ExecSyncRequest exec;
     exec.set_container_id(container.container_id());
-    for (const char* word : {"touch", "/go"}) exec.add_cmd(word);
+    for (const std::string& word : go) exec.add_cmd(word);
     exec.set_timeout(10);
     api::ExecSyncResponse executed;
     Ask("ExecSync", [&](auto* c) {
@@ -118,6 +131,9 @@ class Worker {
     EXPECT_EQ(state.status().state(), api::CONTAINER_EXITED) << name;
     EXPECT_EQ(state.status().exit_code(), code)
         << name << ": " << state.status().reason() << " " << state.status().message();
+    status.set_verbose(true);
+    if (!Ask("ContainerStatus", [&](auto* c) { return stub_->ContainerStatus(c, status, &state); })) return;
+    forked_ += state.info().at("info").find("\"forked\":true") != std::string::npos;
     std::string log = node_.WaitLog(name, "here\n");
     EXPECT_EQ(log.find("here"), log.rfind("here")) << name << ":\n" << log;
 
@@ -130,6 +146,8 @@ class Worker {
     api::RemovePodSandboxResponse removed;
     Ask("RemovePodSandbox", [&](auto* c) { return stub_->RemovePodSandbox(c, remove, &removed); });
   }
+
+  int forked() const { return forked_; }
 
  private:
   bool Ask(const char* what, const std::function<grpc::Status(grpc::ClientContext*)>& call) {
@@ -154,6 +172,8 @@ class Worker {
   }
 
   const Node& node_;
+  const std::string python_;
+  int forked_ = 0;
   std::unique_ptr<api::RuntimeService::Stub> stub_;
 };
 
@@ -161,7 +181,7 @@ class Worker {
 // go.
 class Load {
  public:
-  explicit Load(Node& node) : node_(node) {
+  explicit Load(Node& node, const std::string& python = "") : node_(node), forks_(!python.empty()) {
     api::PodSandboxConfig config = node.PodConfig("counter");
     pod_ = node.RunPod(config);
     counter_ = node.Create(
@@ -171,22 +191,24 @@ class Load {
     EXPECT_TRUE(node.Start(counter_).ok());
     node.WaitLog("counter", "line 5\n");
     for (int w = 0; w < 3; ++w)
-      workers_.emplace_back([this, w] {
-        Worker worker(node_);
+      workers_.emplace_back([this, w, python] {
+        Worker worker(node_, python);
         for (int i = 0; !over_; ++i) {
           worker.OnePod(Cat("w", w, "-", i), i % 100);
           ++pods_;
         }
+        forked_ += worker.forked();
       });
   }
   const std::string& counter() const { return counter_; }
   int pods() const { return pods_; }
+  int forked() const { return forked_; }  // once finished
 
   // Ends it and looks at what it saw.
   void Finish() {
     over_ = true;
     for (std::thread& worker : workers_) worker.join();
-    printf("%d pods\n", pods_.load());
+    printf("%d pods, %d forked\n", pods_.load(), forked_.load());
     EXPECT_GT(pods_, 3);
     EXPECT_EQ(node_.Status(counter_).state(), api::CONTAINER_RUNNING);
     // Every line once, in order; a line that two log writers had in hand stands in two parts.
@@ -205,26 +227,29 @@ class Load {
     }
     EXPECT_GT(next, 100);
     EXPECT_TRUE(node_.RemovePod(pod_).ok());
-    EXPECT_THAT(node_.Leftovers(), testing::IsEmpty());
+    std::vector<std::string> left = node_.Leftovers();
+    if (forks_)  // Zygotes stay
+      std::erase_if(left, [](const std::string& one) {
+        return one.ends_with("/zygotes") || one.find("/snapshots/") != std::string::npos;
+      });
+    EXPECT_THAT(left, testing::IsEmpty());
   }
 
  private:
   Node& node_;
+  const bool forks_;
   std::string pod_, counter_;
   std::atomic<bool> over_{false};
-  std::atomic<int> pods_{0};
+  std::atomic<int> pods_{0}, forked_{0};
   std::vector<std::thread> workers_;
 };
 
-TEST(Kill, AtRandomPointsLosesNothing) {
-  Node node;
-  ASSERT_TRUE(node.Pull(node.image()).ok());
+// Kills whom `targets` name, in turn at random; each is true where it found somebody.
+void KillAtRandom(Node& node, Load& load, const std::map<std::string, std::function<bool()>>& targets) {
   const unsigned seed =
       static_cast<unsigned>(FromEnvironment("CRI_SOCK_KILL_SEED", static_cast<int>(time(nullptr))));
   printf("CRI_SOCK_KILL_SEED=%u\n", seed);
   std::mt19937 random(seed);
-
-  Load load(node);
   std::map<std::string, int> killed;
   const auto end = steady_clock::now() + std::chrono::seconds(FromEnvironment("CRI_SOCK_KILL_SECONDS", 10));
   while (steady_clock::now() < end) {
@@ -234,28 +259,75 @@ TEST(Kill, AtRandomPointsLosesNothing) {
     while (ready.error_code() == grpc::StatusCode::UNAVAILABLE);
     EXPECT_TRUE(ready.ok()) << ready.error_message();
     std::this_thread::sleep_for(milliseconds(std::uniform_int_distribution<int>(0, 300)(random)));
-    switch (random() % 3) {
-      case 0:
-        node.KillDaemon(SIGKILL);
-        ++killed["daemon"];
-        node.StartDaemon();
-        break;
-      case 1:
-        if (pid_t pid = HolderOfMonitorSocket(node.dir() + "/run", "cri-sock-monito"); pid > 0) {
-          kill(pid, SIGKILL);
-          ++killed["monitor"];
-        }
-        break;
-      default:
-        if (pid_t pid = HolderOfMonitorSocket(node.dir() + "/run", "cri-sock-keeper"); pid > 0) {
-          kill(pid, SIGKILL);
-          ++killed["keeper"];
-        }
-    }
+    auto target = std::next(targets.begin(), static_cast<long>(random() % targets.size()));
+    if (target->second()) ++killed[target->first];
   }
   for (const auto& [who, times] : killed) printf("%s killed %d times\n", who.c_str(), times);
-  EXPECT_EQ(killed.size(), 3u) << "too short a run to mean anything";
+  EXPECT_GE(killed.size(), 3u) << "too short a run to mean anything";
+}
+
+std::map<std::string, std::function<bool()>> OurProcesses(Node& node) {
+  auto holder = [&node](const char* name) {
+    const pid_t pid = HolderOfMonitorSocket(node.dir() + "/run", name);
+    return pid > 0 && kill(pid, SIGKILL) == 0;
+  };
+  return {{"daemon",
+           [&node] {
+             node.KillDaemon(SIGKILL);
+             node.StartDaemon();
+             return true;
+           }},
+          {"monitor", [holder] { return holder("cri-sock-monito"); }},
+          {"keeper", [holder] { return holder("cri-sock-keeper"); }}};
+}
+
+TEST(Kill, AtRandomPointsLosesNothing) {
+  Node node;
+  ASSERT_TRUE(node.Pull(node.image()).ok());
+  Load load(node);
+  KillAtRandom(node, load, OurProcesses(node));
   load.Finish();
+}
+
+// A Zygote, or a process of its that is parked. One that has become a container's meanwhile is left alone.
+bool KillZygote(bool parked) {
+  std::vector<pid_t> pids;
+  std::error_code gone;
+  const std::string cgroup = Cat("cri-sock-e2e-", getpid(), "/zygotes");
+  for (const char* tree : {"/sys/fs/cgroup/pids/", "/sys/fs/cgroup/"})
+    for (const auto& zygote : std::filesystem::directory_iterator(tree + cgroup, gone)) {
+      std::ifstream procs(zygote.path() / "cgroup.procs");
+      for (pid_t pid; procs >> pid;) pids.push_back(pid);
+    }
+  std::sort(pids.begin(), pids.end());
+  if (pids.empty() || (parked && pids.size() == 1)) return false;
+  const pid_t pid = parked ? pids.back() : pids.front();
+  kill(pid, SIGSTOP);
+  EXPECT_TRUE(Until([&] {
+    auto status = ReadFile(Cat("/proc/", pid, "/status"), 1 << 16);
+    if (!status.ok()) return true;
+    const size_t state = status->find("State:\t");
+    return state == std::string::npos ||
+           std::string_view("TtZX").find((*status)[state + 7]) != std::string::npos;
+  }));
+  auto now = ReadFile(Cat("/proc/", pid, "/cgroup"), 1 << 16);
+  const bool still = now.ok() && now->find(cgroup) != std::string::npos;
+  kill(pid, still ? SIGKILL : SIGCONT);
+  return still;
+}
+
+TEST(Kill, WhileContainersFork) {
+  Node node;
+  ASSERT_TRUE(node.Pull(node.image()).ok());
+  const std::string python = PushPython(node, {});
+  ASSERT_FALSE(python.empty());
+  Load load(node, python);
+  auto targets = OurProcesses(node);
+  targets["Zygote"] = [] { return KillZygote(false); };
+  targets["parked process"] = [] { return KillZygote(true); };
+  KillAtRandom(node, load, targets);
+  load.Finish();
+  EXPECT_GT(load.forked(), 0);
 }
 
 TEST(Kill, AnUpgradeUnderLoadLosesNothing) {
