@@ -182,6 +182,7 @@ class Keeper {
       if (held != holdings_.end()) {
         Kept news;
         news.set_id(held->first);
+        news.set_pid(held->second.kept.pid());
         *news.mutable_exit() = held->second.kept.exit();
         if (ErrnoOf(SendKept(channel_.get(), news, {})) == EAGAIN) return;
       }

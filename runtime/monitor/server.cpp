@@ -231,6 +231,9 @@ void Server::OnKeeper() {
   if (!message.ok() || !said.ParseFromString(message->data)) ReplaceKeeper();
   auto it = processes_.find(said.keep().id());
   if (it == processes_.end() || it->second->ended || !said.keep().has_exit()) return;
+  // Under one id there may be another by now, where an earlier monitor's was given up. An older keeper tells
+  // no pid.
+  if (said.keep().pid() != 0 && said.keep().pid() != it->second->pid) return;
   NoteExit(*it->second, said.keep().exit().code(), said.keep().exit().finished_at_ns());
   TellExit(said.keep().id());
 }
