@@ -39,6 +39,7 @@ class Node {
   const std::string& listen() const { return listen_; }
   // Where the built-in bridge's addresses lie: "10.X.0.". Each test process has its own.
   const std::string& subnet() const { return subnet_; }
+  const std::string& bridge() const { return bridge_; }
   std::string image() const;
   api::RuntimeService::Stub& runtime() { return *runtime_; }
   api::ImageService::Stub& images() { return *images_; }
