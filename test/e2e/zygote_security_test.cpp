@@ -105,6 +105,23 @@ if child == 0:
 print(os.waitpid(child, 0)[1])
 )";
 
+// What the kernel says of a process.
+constexpr char kCredentials[] = R"(
+import os
+skip = ('FDSize', 'Vm', 'Rss', 'Hugetlb', 'voluntary', 'nonvoluntary', 'Cpus', 'Mems', 'THP', 'Kthread', 'SigQ', 'Seccomp_filters', 'x86_Thread')
+for line in open('/proc/self/status'):
+    if not line.startswith(skip): print(line.rstrip())
+for file in ('uid_map', 'gid_map', 'setgroups', 'limits', 'oom_score_adj', 'loginuid', 'sessionid', 'personality', 'coredump_filter', 'timens_offsets', 'attr/current'):
+    try: lines = open('/proc/self/' + file).read().splitlines()
+    except OSError as e: lines = [str(e.errno)]
+    print(file, *[l.split()[0::2] if file.endswith('_map') else l for l in lines])
+print(sorted((f, os.readlink('/proc/self/fd/' + f).split(':')[0]) for f in os.listdir('/proc/self/fd') if int(f) < 3), len(os.listdir('/proc/self/fd')))
+print([l.split(':')[2] for l in open('/proc/self/cgroup')], os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0), os.getsid(0), os.getpgid(0))
+print(sorted((l.split()[4], l.split()[5], l.split(' - ')[1].split()[0]) for l in open('/proc/self/mountinfo')))
+namespaces = sorted(os.listdir('/proc/self/ns'))
+print(namespaces, [n for n in namespaces if os.readlink('/proc/self/ns/' + n) == os.readlink('/proc/1/ns/' + n)])
+)";
+
 class ZygoteSecurityTest : public ZygoteFixture {
  protected:
   static void SetUpTestSuite() {
@@ -153,6 +170,34 @@ TEST_F(ZygoteSecurityTest, EverySystemCallHasTheSameAnswer) {
   EXPECT_THAT(of_file, HasSubstr("F 308 errno 78 errno 78\n"));
   EXPECT_THAT(of_file, HasSubstr("F 140 status 31 status 31\n"));  // SIGSYS
   EXPECT_THAT(of_file, HasSubstr("F 146 status 31 status 31\n"));
+}
+
+TEST_F(ZygoteSecurityTest, CredentialsAndAllElseAreThoseOfAPlainStart) {
+  auto security = [](api::ContainerConfig& config) {
+    return config.mutable_linux()->mutable_security_context();
+  };
+  const Change changes[] = {
+      {},
+      Unconfined,
+      [&](api::ContainerConfig& config) {
+        security(config)->mutable_run_as_user()->set_value(1000);
+        security(config)->mutable_run_as_group()->set_value(2000);
+        security(config)->add_supplemental_groups(3000);
+        security(config)->set_no_new_privs(true);
+      },
+      [&](api::ContainerConfig& config) {
+        security(config)->mutable_run_as_user()->set_value(65534);
+        security(config)->mutable_capabilities()->add_drop_capabilities("ALL");
+        security(config)->mutable_capabilities()->add_add_capabilities("NET_BIND_SERVICE");
+        security(config)->set_readonly_rootfs(true);
+        Unconfined(config);
+      },
+      [&](api::ContainerConfig& config) {
+        security(config)->mutable_capabilities()->add_add_capabilities("SYS_ADMIN");
+        security(config)->mutable_capabilities()->add_add_capabilities("NET_ADMIN");
+        config.mutable_linux()->mutable_resources()->set_oom_score_adj(500);
+      }};
+  for (const Change& change : changes) EXPECT_THAT(RunsTheSame(kCredentials, change), HasSubstr("CapEff:"));
 }
 
 TEST_F(ZygoteSecurityTest, WhatMountsForbidCantBeUndone) {
