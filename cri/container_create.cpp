@@ -136,21 +136,21 @@ absl::Status Cri::MakeContainer(const SandboxRecord& pod, const api::ContainerCo
     wanted.cwd = spec.spec.process.cwd;
     for (const api::Mount& mount : config.mounts()) wanted.volumes.push_back(mount.container_path());
     wanted.terminal = spec.spec.process.terminal;
-    if (spec.spec.seccomp && IsDefault(*spec.spec.seccomp, spec.spec.process.capabilities.bounding))
+    if (spec.spec.seccomp && IsDefault(*spec.spec.seccomp, spec.spec.process.capabilities.bounding)) {
       wanted.default_seccomp = spec.spec.seccomp;
+      wanted.capabilities = spec.spec.process.capabilities.bounding;
+    }
     wanted.trust_domain = pod.config.metadata().namespace_();
     wanted.sandbox_owner = pod.info.owner_uid;
     if (!pod.node_users.empty())
       wanted.unforkable = Cat("its pod can't: ", pod.node_users);
     else if (!own_users && !pod.info.uid_mappings.empty())
       wanted.unforkable = "it runs in the node's user namespace";
+    else if (!spec.spec.process.apparmor_profile.empty())
+      wanted.unforkable = "it has an AppArmor profile, which only an exec puts on";
     wanted.pod = PodKind(pod.config);
     wanted.sandbox = pod.id;
     ASSIGN_OR_RETURN(choice, zygotes->Choose(wanted));
-    if (!spec.spec.process.apparmor_profile.empty() && choice.fork) {
-      choice.fork.reset();
-      choice.reason = "it has an AppArmor profile, which only an exec puts on";
-    }
     spec.fork = choice.fork;
   }
   if (required && !choice.fork)
@@ -159,7 +159,7 @@ absl::Status Cri::MakeContainer(const SandboxRecord& pod, const api::ContainerCo
   ASSIGN_OR_RETURN(sock::runtime::ContainerInfo info, runtime_->CreateContainer(spec));
   absl::Cleanup drop_container = [&] { runtime_->RemoveContainer(record.id).IgnoreError(); };
   if (choice.fork) {
-    zygotes->Tell(choice.key, info.not_forked);
+    zygotes->Tell(choice, record.id, info.not_forked);
     choice.reason = info.not_forked;
     if (required && !info.forked)
       return absl::FailedPreconditionError(Cat("zygote.cri-sock.io is `required`: ", choice.reason));

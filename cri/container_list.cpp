@@ -45,7 +45,13 @@ absl::Status Cri::ContainerStatus(const api::ContainerStatusRequest& request,
     if (auto pid = info.find("pid"); pid != info.end()) *pid = std::stoll(pid->get<std::string>());
     info["sandboxID"] = record->sandbox_id;
     info["cgroup"] = record->cgroup_path;
-    info["forked"] = !record->zygote.empty() && record->not_forked.empty();
+    info["forked"] = record->forked();
+    if (record->forked() && !record->finished_at)
+      if (auto memory = runtime_->Memory(record->id); memory.ok())
+        info["memory"] = {{"privateBytes", memory->private_bytes},
+                          {"sharedBytes", memory->shared_bytes},
+                          {"proportionalBytes", memory->proportional_bytes},
+                          {"processes", memory->processes}};
     if (!record->zygote.empty()) info["zygote"] = record->zygote;
     if (!record->not_forked.empty()) info["notForked"] = record->not_forked;
     (*response->mutable_info())["info"] = info.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);

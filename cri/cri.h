@@ -40,6 +40,9 @@ struct UsageSample {
 };
 
 class Cri {
+  using SandboxPtr = std::shared_ptr<Sandbox>;
+  using ContainerPtr = std::shared_ptr<Container>;
+
  public:
   // `runtime` and `images` are not owned and outlive it. OnExit may come before Recover: it is ignored for
   // unknown ids.
@@ -52,6 +55,10 @@ class Cri {
   void UseZygotes(zygote::Zygotes* zygotes) {
     std::unique_lock lock(exits_mutex_);  // OnExit may come still
     zygotes_ = zygotes;
+    if (zygotes == nullptr) return;
+    for (const ContainerPtr& container : containers_.List())
+      if (auto record = container->Get(); record->forked() && !record->finished_at)
+        zygotes->Adopt(record->zygote, record->id);
   }
 
   // Loads the records, has the runtime adopt what lives, removes what nobody owns. What could not be mended
@@ -103,9 +110,6 @@ class Cri {
   absl::Status ImageFsInfo(const api::ImageFsInfoRequest&, api::ImageFsInfoResponse*);
 
  private:
-  using SandboxPtr = std::shared_ptr<Sandbox>;
-  using ContainerPtr = std::shared_ptr<Container>;
-
   std::string FilesDir(const std::string& sandbox_id) const {
     return state_dir_ + "/sandbox-files/" + sandbox_id;
   }

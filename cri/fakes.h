@@ -113,7 +113,14 @@ class FakeRuntime : public sock::runtime::Runtime {
   absl::StatusOr<Fields> CallZygote(const std::string&, const Fields&, std::chrono::milliseconds) override {
     return absl::AbortedError("no Zygote");
   }
-  absl::Status KeepParked(const std::string&, uint32_t, int) override { return absl::OkStatus(); }
+  void KeepParked(const std::string&, uint32_t, int) override {}
+  void DropParked(const std::string&) override {}
+  size_t CountParked(const std::string&) const override { return 0; }
+  void Unpark(const std::string&) override {}
+  absl::Status FreezeZygote(const std::string&) override { return {}; }
+  absl::StatusOr<sock::runtime::MemoryUse> Memory(const std::string&) const override {
+    return sock::runtime::MemoryUse{1, 2, 3, 4};
+  }
   absl::Status ReopenLog(const std::string&) override { return {}; }
   absl::StatusOr<sock::runtime::CgroupStats> Stats(const std::string&) const override { return stats; }
   absl::StatusOr<std::vector<sock::runtime::InterfaceStats>> NetworkStats(const std::string&) const override {

@@ -133,9 +133,15 @@ absl::Status Run(const Flags& flags, const sigset_t& ends) {
 
   sock::zygote::ZygotesOptions zygote_options;
   zygote_options.state_file = flags.state + "/zygotes.json";
+  zygote_options.kinds_file = flags.state + "/zygote-kinds.json";
   zygote_options.parked = config.parked;
   zygote_options.import_limit = std::chrono::seconds(config.import_seconds);
   zygote_options.memory_limit = int64_t{config.zygote_mib} << 20;
+  zygote_options.parked_most = config.parked_most;
+  zygote_options.idle = std::chrono::seconds(config.zygote_idle_s);
+  zygote_options.rotate_age = std::chrono::seconds(config.rotate_s);
+  zygote_options.rotate_forks = static_cast<uint64_t>(config.rotate_forks);
+  zygote_options.memory_budget = static_cast<uint64_t>(config.zygote_memory_mib) << 20;
   zygote_options.cgroup_parent = config.zygote_cgroup;
   sock::zygote::Zygotes zygotes(zygote_options, runtime.get(), images.get());
   cri.UseZygotes(&zygotes);

@@ -7,6 +7,45 @@
 
 namespace sock::cri {
 
+namespace {
+
+nlohmann::json MemoryJson(const sock::runtime::MemoryUse& memory) {
+  return {{"privateBytes", memory.private_bytes},
+          {"sharedBytes", memory.shared_bytes},
+          {"proportionalBytes", memory.proportional_bytes},
+          {"processes", memory.processes}};
+}
+
+nlohmann::json ZygoteJson(const zygote::ZygoteStatus& one) {
+  return {{"key", one.key},
+          {"id", one.id},
+          {"image", one.image},
+          {"state", one.state},
+          {"reason", one.reason},
+          {"lastMiss", one.last_miss},
+          {"modules", one.modules},
+          {"trustDomain", one.trust_domain},
+          {"uid", one.uid},
+          {"hits", one.hits},
+          {"misses", one.misses},
+          {"predicted", one.predicted},
+          {"predictedHits", one.predicted_hits},
+          {"predictedMisses", one.predicted_misses},
+          {"startMilliseconds", one.start_ms},
+          {"importMilliseconds", one.import_ms},
+          {"savedMilliseconds", one.saved_ms},
+          {"forks", one.forks},
+          {"memoryBytes", one.memory_bytes},
+          {"memory", MemoryJson(one.memory)},
+          {"parked", one.parked},
+          {"frozen", one.frozen},
+          {"containers", one.containers},
+          {"containersMemory", MemoryJson(one.containers_memory)},
+          {"madeAt", one.made_at.time_since_epoch() / std::chrono::nanoseconds(1)}};
+}
+
+}  // namespace
+
 Cri::Cri(Config config, std::string state_dir)
     : config_(std::move(config)),
       state_dir_(std::move(state_dir)),
@@ -50,25 +89,16 @@ absl::Status Cri::Status(const api::StatusRequest& request, api::StatusResponse*
                            {"containers", containers_.List().size()}};
     (*response->mutable_info())["config"] =
         info.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-    nlohmann::json all = nlohmann::json::array();
-    if (zygote::Zygotes* zygotes = zygotes_; zygotes != nullptr)
-      for (const zygote::ZygoteStatus& one : zygotes->List())
-        all.push_back({{"key", one.key},
-                       {"id", one.id},
-                       {"image", one.image},
-                       {"state", one.state},
-                       {"reason", one.reason},
-                       {"modules", one.modules},
-                       {"trustDomain", one.trust_domain},
-                       {"uid", one.uid},
-                       {"hits", one.hits},
-                       {"misses", one.misses},
-                       {"predicted", one.predicted},
-                       {"importMilliseconds", one.import_ms},
-                       {"memoryBytes", one.memory_bytes},
-                       {"madeAt", one.made_at.time_since_epoch() / std::chrono::nanoseconds(1)}});
+    nlohmann::json zygotes = nlohmann::json::array();
+    if (zygote::Zygotes* known = zygotes_; known != nullptr) {
+      const zygote::ZygotesStatus all = known->List();
+      for (const zygote::ZygoteStatus& one : all.zygotes) zygotes.push_back(ZygoteJson(one));
+      nlohmann::json sum = {
+          {"misses", all.misses}, {"retainedBytes", all.retained_bytes}, {"memoryBudget", all.memory_budget}};
+      (*response->mutable_info())["zygotesTotal"] = sum.dump();
+    }
     (*response->mutable_info())["zygotes"] =
-        all.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+        zygotes.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   }
   return absl::OkStatus();
 }

@@ -152,13 +152,27 @@ class Client {
       fmt::print("{}\n", all.dump(2));
       return 0;
     }
-    fmt::print("{:<14}{:<11}{:<20}{:>6}{:>8}{:>10}{:>11}{:>9}  {}\n", "KEY", "STATE", "IMAGE", "HITS",
-               "MISSES", "PREDICTED", "IMPORT ms", "MiB", "LAST REASON");
-    for (const nlohmann::json& one : all)
-      fmt::print("{:<14}{:<11}{:<20}{:>6}{:>8}{:>10}{:>11}{:>9.1f}  {}\n", one.value("key", "").substr(0, 12),
-                 one.value("state", ""), one.value("image", "").substr(0, 19), one.value("hits", 0),
-                 one.value("misses", 0), one.value("predicted", 0), one.value("importMilliseconds", 0),
-                 one.value("memoryBytes", 0.0) / (1 << 20), one.value("reason", ""));
+    fmt::print("{:<13}{:<11}{:<15}{:>5}{:>7}{:>7}{:>12}{:>8}{:>9}{:>8}{:>8}{:>8}{:>6}  {}\n", "KEY", "STATE",
+               "IMAGE", "AGE", "HITS", "MISSES", "PREDICTED", "SAVED s", "MiB", "PRIVATE", "PODS", "POD MiB",
+               "READY", "LAST MISS");
+    for (const nlohmann::json& one : all) {
+      const bool ready = one.value("state", "") == "ready";
+      const std::string image = one.value("image", "");  // after "sha256:"
+      const nlohmann::json none = nlohmann::json::object();
+      const nlohmann::json own = one.value("memory", none), pods = one.value("containersMemory", none);
+      const double count = one.value("containers", 0.0);
+      // Of those foretold: taken up / ended without.
+      fmt::print(
+          "{:<13}{:<11}{:<15}{:>5}{:>7}{:>7}{:>12}{:>8.1f}{:>9.1f}{:>8.1f}{:>8}{:>8.2f}{:>6}  {}\n",
+          one.value("key", "").substr(0, 12), one.value("frozen", false) ? "frozen" : one.value("state", ""),
+          image.substr(std::min<size_t>(7, image.size()), 12),
+          ready ? Age(one.value("madeAt", int64_t{0})) : "-", one.value("hits", 0), one.value("misses", 0),
+          Cat(one.value("predictedHits", 0), "/", one.value("predictedMisses", 0)),
+          one.value("savedMilliseconds", 0.0) / 1000, one.value("memoryBytes", 0.0) / (1 << 20),
+          own.value("privateBytes", 0.0) / (1 << 20), one.value("containers", 0),
+          count > 0 ? pods.value("privateBytes", 0.0) / count / (1 << 20) : 0, one.value("parked", 0),
+          ready ? one.value("lastMiss", "") : one.value("reason", ""));
+    }
     return 0;
   }
 

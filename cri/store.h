@@ -63,6 +63,7 @@ struct ContainerRecord {
   api::ContainerState state() const {
     return finished_at ? api::CONTAINER_EXITED : started_at ? api::CONTAINER_RUNNING : api::CONTAINER_CREATED;
   }
+  bool forked() const { return !zygote.empty() && not_forked.empty(); }
   std::string Name() const;
   std::string ToJson() const;
   static absl::StatusOr<ContainerRecord> FromJson(const std::string& text);

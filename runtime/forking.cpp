@@ -87,12 +87,45 @@ std::string LeanRuntime::TakeParked(const std::string& sandbox_id, const std::st
     of = (*sandbox)->parked_zygote;
   }
   if (parked.empty() || of == zygote_id) return parked;
-  Forget(parked).IgnoreError();
+  ForgetParked(parked, of).IgnoreError();
   return "";
+}
+
+void LeanRuntime::Unpark(const std::string& sandbox_id) { TakeParked(sandbox_id, ""); }
+
+absl::Status LeanRuntime::ForgetParked(const std::string& parked, const std::string& zygote_id) {
+  if (parked.empty()) return absl::OkStatus();
+  absl::StatusOr<ZygoteUse> use = UseZygote(zygote_id);  // a frozen process of cgroup v1 does not die
+  return Forget(parked);
+}
+
+absl::StatusOr<ZygoteUse> LeanRuntime::UseZygote(const std::string& id) const {
+  absl::StatusOr<std::shared_ptr<Container>> zygote = FindContainer(id);
+  if (!zygote.ok()) return absl::AbortedError("its Zygote is gone");
+  Container& one = **zygote;
+  std::lock_guard lock(one.use_mutex);
+  if (one.frozen) {
+    absl::Status thawed = cgroups_->Freeze(one.cgroup_path, false);
+    if (!thawed.ok()) return absl::AbortedError(std::string(thawed.message()));
+    one.frozen = false;
+  }
+  ++one.uses;
+  return ZygoteUse(*std::move(zygote));
+}
+
+absl::Status LeanRuntime::FreezeZygote(const std::string& id) {
+  ASSIGN_OR_RETURN(std::shared_ptr<Container> zygote, FindContainer(id));
+  std::lock_guard lock(zygote->use_mutex);
+  if (zygote->uses > 0) return absl::FailedPreconditionError(Cat("Zygote `", id, "` is in use"));
+  if (zygote->frozen) return absl::OkStatus();
+  RETURN_IF_ERROR(cgroups_->Freeze(zygote->cgroup_path, true));
+  zygote->frozen = true;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Fields> LeanRuntime::CallZygote(const std::string& id, const Fields& request,
                                                milliseconds timeout) {
+  ASSIGN_OR_RETURN(ZygoteUse use, UseZygote(id));
   monitor::Request call;
   call.mutable_call_zygote()->set_id(id);
   ASSIGN_OR_RETURN(*call.mutable_call_zygote()->mutable_fields(), request.Serialize());
@@ -128,9 +161,10 @@ absl::StatusOr<SpareSandbox> LeanRuntime::MakeSpare(const SpareKind& kind) {
     park.mutable_park()->set_id(id);
     park.mutable_park()->set_zygote_id(kind.zygote_id);
     const int fds[] = {spare.user.get(), spare.net.get(), spare.ipc.get(), spare.uts.get()};
-    absl::StatusOr<monitor::Answer> parked = Call(park, fds, kForkPatience);
+    spare.parked_zygote = kind.zygote_id;
+    absl::StatusOr<ZygoteUse> use = UseZygote(kind.zygote_id);
     // Without one the sandbox serves as well: the process is forked when it is asked for.
-    if (parked.ok())
+    if (use.ok() && Call(park, fds, kForkPatience).ok())
       spare.parked = id;
     else
       Forget(id).IgnoreError();
@@ -140,7 +174,7 @@ absl::StatusOr<SpareSandbox> LeanRuntime::MakeSpare(const SpareKind& kind) {
 }
 
 void LeanRuntime::DiscardSpare(SpareSandbox spare) {
-  if (!spare.parked.empty()) Forget(spare.parked).IgnoreError();
+  ForgetParked(spare.parked, spare.parked_zygote).IgnoreError();
   if (!spare.token.empty()) network_->Unprepare(spare.token);
   if (!spare.pins.empty()) pins_->Remove(spare.pins);
   if (spare.first_id != 0) ranges_.Free(spare.first_id);
@@ -170,20 +204,27 @@ void LeanRuntime::StartPool(const SpareKind& kind, int size) {
   pools_[PoolOf(kind)] = std::move(pool);
 }
 
-absl::Status LeanRuntime::KeepParked(const std::string& zygote_id, uint32_t owner_uid, int count) {
+void LeanRuntime::KeepParked(const std::string& zygote_id, uint32_t owner_uid, int count) {
   const SpareKind kind{true, zygote_id, owner_uid};
-  std::shared_ptr<SparePool> old;  // ends without the lock: its thread may be making one
   {
     std::lock_guard lock(pools_mutex_);
-    if (auto node = pools_.extract(PoolOf(kind))) old = std::move(node.mapped());
-    if (count > 0)
-      zygote_owners_[zygote_id] = owner_uid;
-    else
-      zygote_owners_.erase(zygote_id);
+    zygote_owners_[zygote_id] = owner_uid;
+    if (auto pool = pools_.find(PoolOf(kind)); pool != pools_.end()) return pool->second->Resize(count);
   }
-  old.reset();
-  if (count > 0) StartPool(kind, count);
-  return absl::OkStatus();
+  StartPool(kind, count);
+}
+
+void LeanRuntime::DropParked(const std::string& zygote_id) {
+  std::shared_ptr<SparePool> old;  // ends without the lock: its thread may be making one
+  std::lock_guard lock(pools_mutex_);
+  if (auto node = pools_.extract(PoolOf({true, zygote_id, 0}))) old = std::move(node.mapped());
+  zygote_owners_.erase(zygote_id);
+}
+
+size_t LeanRuntime::CountParked(const std::string& zygote_id) const {
+  std::lock_guard lock(pools_mutex_);
+  auto pool = pools_.find(PoolOf({true, zygote_id, 0}));
+  return pool == pools_.end() ? 0 : pool->second->ready();
 }
 
 }  // namespace sock::runtime

@@ -53,6 +53,27 @@ struct Container {
   std::condition_variable exited;
   ProcessState state = ProcessState::kCreated;  // guarded by mutex, as is all below
   std::optional<ExitInfo> exit;
+
+  std::mutex use_mutex;  // of a Zygote, as is all below
+  int uses = 0;
+  bool frozen = false;
+};
+
+// While one lives, its Zygote and what is parked of it are not frozen.
+class ZygoteUse {
+ public:
+  ZygoteUse() = default;
+  explicit ZygoteUse(std::shared_ptr<Container> zygote) : zygote_(std::move(zygote)) {}
+  ZygoteUse(ZygoteUse&&) = default;
+  ZygoteUse& operator=(ZygoteUse&&) = default;
+  ~ZygoteUse() {
+    if (!zygote_) return;
+    std::lock_guard lock(zygote_->use_mutex);
+    --zygote_->uses;
+  }
+
+ private:
+  std::shared_ptr<Container> zygote_;
 };
 
 struct Execution {
@@ -103,8 +124,13 @@ class LeanRuntime final : public Runtime {
   absl::Status ReopenLog(const std::string& id) override;
   absl::StatusOr<Fields> CallZygote(const std::string& id, const Fields& request,
                                     milliseconds timeout) override;
-  absl::Status KeepParked(const std::string& zygote_id, uint32_t owner_uid, int count) override;
+  void KeepParked(const std::string& zygote_id, uint32_t owner_uid, int count) override;
+  void DropParked(const std::string& zygote_id) override;
+  size_t CountParked(const std::string& zygote_id) const override;
+  void Unpark(const std::string& sandbox_id) override;
+  absl::Status FreezeZygote(const std::string& id) override;
   absl::StatusOr<CgroupStats> Stats(const std::string& id) const override;
+  absl::StatusOr<MemoryUse> Memory(const std::string& id) const override;
   absl::StatusOr<std::vector<InterfaceStats>> NetworkStats(const std::string& sandbox_id) const override;
   PodNetwork& network() override { return *network_; }
   CgroupManager& cgroups() override { return *cgroups_; }
@@ -129,6 +155,9 @@ class LeanRuntime final : public Runtime {
   // ABORTED where the forked process `pid` brought others with it: into the container's cgroup, or into its
   // PID namespace while they stay in the Zygote's cgroup.
   absl::Status CheckAlone(const std::string& cgroup, const ForkRequest& fork, pid_t pid) const;
+  // Thaws it. Of one that is gone, nothing.
+  absl::StatusOr<ZygoteUse> UseZygote(const std::string& id) const;
+  absl::Status ForgetParked(const std::string& parked, const std::string& zygote_id);
   std::string TakeParked(const std::string& sandbox_id, const std::string& zygote_id);
   // Every operation but Exec and Create is asked for again where a monitor died before it answered.
   absl::StatusOr<monitor::Answer> Call(const monitor::Request& request, std::span<const int> fds = {},
@@ -187,7 +216,7 @@ class LeanRuntime final : public Runtime {
   std::unique_ptr<PodNetwork> network_;
   std::unique_ptr<Pins> pins_;
   IdRanges ranges_;
-  std::mutex pools_mutex_;
+  mutable std::mutex pools_mutex_;
   std::map<std::string, std::shared_ptr<SparePool>> pools_;  // by PoolOf
   std::map<std::string, uint32_t> zygote_owners_;            // of those that have a pool
 

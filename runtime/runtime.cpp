@@ -288,7 +288,7 @@ absl::StatusOr<SandboxInfo> LeanRuntime::CreateSandbox(const SandboxSpec& spec) 
     info.owner_uid = spare.owner_uid;
     sandbox->user = std::move(spare.user);
     sandbox->parked = std::move(spare.parked);
-    if (!sandbox->parked.empty()) sandbox->parked_zygote = spec.zygote_id;
+    sandbox->parked_zygote = std::move(spare.parked_zygote);
     sandbox->net = std::move(spare.net);
     sandbox->ipc = std::move(spare.ipc);
     sandbox->uts = std::move(spare.uts);
@@ -315,7 +315,7 @@ absl::StatusOr<SandboxInfo> LeanRuntime::CreateSandbox(const SandboxSpec& spec) 
   absl::Cleanup undo = [&] {
     Unpin(spec.id);
     if (spec.shared_pid) Forget(spec.id).IgnoreError();
-    if (!sandbox->parked.empty()) Forget(sandbox->parked).IgnoreError();
+    ForgetParked(sandbox->parked, sandbox->parked_zygote).IgnoreError();
   };
   if (fresh) RETURN_IF_ERROR(Pin(spec.id, *sandbox, {RootOf(uids), RootOf(gids)}));
   if (sandbox->net.valid()) info.netns_path = NsDir(spec.id) + "/net";
@@ -346,7 +346,7 @@ absl::Status LeanRuntime::StopSandbox(const SandboxSpec& spec, const SandboxInfo
     std::unique_lock lock(mutex_);
     parked = std::exchange((*found)->parked, "");
   }
-  if (!parked.empty()) RETURN_IF_ERROR(Forget(parked));
+  RETURN_IF_ERROR(ForgetParked(parked, (*found)->parked_zygote));
   std::vector<std::shared_ptr<Container>> inside;
   {
     std::shared_lock lock(mutex_);
@@ -504,7 +504,9 @@ absl::StatusOr<ContainerInfo> LeanRuntime::Build(const ContainerSpec& spec, cons
   create->set_has_log(log.valid());
   create->set_stdin_open(spec.stdin_open);
   create->set_zygote(spec.zygote);
+  ZygoteUse use;
   if (fork != nullptr) {
+    ASSIGN_OR_RETURN(use, UseZygote(fork->zygote_id));
     ASSIGN_OR_RETURN(*create->mutable_fork(), ToFork(spec, *fork, prepared.plan));
   }
   std::vector<int> fds = Numbers(prepared.fds);
@@ -703,6 +705,15 @@ absl::Status LeanRuntime::ReopenLog(const std::string& id) {
 absl::StatusOr<CgroupStats> LeanRuntime::Stats(const std::string& id) const {
   ASSIGN_OR_RETURN(std::shared_ptr<Container> container, FindContainer(id));
   return cgroups_->Stats(container->cgroup_path);
+}
+
+absl::StatusOr<MemoryUse> LeanRuntime::Memory(const std::string& id) const {
+  ASSIGN_OR_RETURN(std::shared_ptr<Container> container, FindContainer(id));
+  ASSIGN_OR_RETURN(std::vector<pid_t> pids, cgroups_->Pids(container->cgroup_path));
+  MemoryUse sum;
+  for (const pid_t pid : pids)
+    if (absl::StatusOr<MemoryUse> one = ReadMemoryUse(pid); one.ok()) sum += *one;
+  return sum;
 }
 
 absl::StatusOr<std::vector<InterfaceStats>> LeanRuntime::NetworkStats(const std::string& sandbox_id) const {

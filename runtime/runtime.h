@@ -18,6 +18,7 @@
 #include "runtime/base/fd.h"
 #include "runtime/base/fields.h"
 #include "runtime/cgroup/cgroup.h"
+#include "runtime/memory.h"
 #include "runtime/network/pod_network.h"
 
 namespace sock::runtime {
@@ -158,14 +159,23 @@ class Runtime {
   virtual absl::Status UpdateResources(const std::string& id, const oci::Resources& resources) = 0;
   virtual absl::Status ReopenLog(const std::string& id) = 0;
   virtual absl::StatusOr<CgroupStats> Stats(const std::string& id) const = 0;
+  // Of all processes in its cgroup. What they share among themselves counts as shared.
+  virtual absl::StatusOr<MemoryUse> Memory(const std::string& id) const = 0;
   virtual absl::StatusOr<std::vector<InterfaceStats>> NetworkStats(const std::string& sandbox_id) const = 0;
 
   // One request of zygote/protocol.md. ABORTED: the Zygote failed or is gone; DEADLINE_EXCEEDED.
   virtual absl::StatusOr<Fields> CallZygote(const std::string& id, const Fields& request,
                                             std::chrono::milliseconds timeout) = 0;
-  // So many sandboxes are kept ready in each of which a process of the Zygote's is parked, and which belong to
-  // its host user. 0: none any more; also when the Zygote has ended.
-  virtual absl::Status KeepParked(const std::string& zygote_id, uint32_t owner_uid, int count) = 0;
+  // So many sandboxes are kept ready in each of which a process of the Zygote's is parked, and which belong
+  // to its host user. Until DropParked sandboxes can be made for it.
+  virtual void KeepParked(const std::string& zygote_id, uint32_t owner_uid, int count) = 0;
+  virtual void DropParked(const std::string& zygote_id) = 0;
+  virtual size_t CountParked(const std::string& zygote_id) const = 0;  // that wait in no pod
+  // The process that is parked in the sandbox ends; whoever asks for one later has it forked then.
+  virtual void Unpark(const std::string& sandbox_id) = 0;
+  // Stops the Zygote and what is parked of it (cgroup freezer) until any of them is needed: whatever needs it
+  // thaws it first. FAILED_PRECONDITION while it is in use.
+  virtual absl::Status FreezeZygote(const std::string& id) = 0;
 
   virtual PodNetwork& network() = 0;
   virtual CgroupManager& cgroups() = 0;

@@ -41,9 +41,23 @@ bool SparePool::Take(SpareSandbox& spare) {
   return true;
 }
 
+void SparePool::Resize(int size) {
+  std::lock_guard lock(mutex_);
+  size_ = size > 0 ? static_cast<size_t>(size) : 0;
+  wake_.notify_all();
+}
+
 void SparePool::Fill() {
   std::unique_lock lock(mutex_);
   while (!closing_) {
+    if (ready_.size() > size_) {
+      SpareSandbox spare = std::move(ready_.back());
+      ready_.pop_back();
+      lock.unlock();
+      discard_(std::move(spare));
+      lock.lock();
+      continue;
+    }
     if (ready_.size() >= size_) {
       wake_.wait(lock);
       continue;

@@ -18,7 +18,7 @@ struct SpareSandbox {
   Fd user, net, ipc, uts, shm;  // `user` where it has a user namespace
   uint32_t first_id = 0;        // of that: IdRanges
   uint32_t owner_uid = 0;       // of that
-  std::string parked;           // the process that waits in it
+  std::string parked, parked_zygote;  // the process that waits in it, and whose it is
   std::string token;            // of PodNetwork::Prepare
   std::string pins;             // the name under which Pins holds them
 };
@@ -31,6 +31,7 @@ class SparePool {
   ~SparePool();
   // A ready spare, or false where there is none: the caller makes one itself.
   bool Take(SpareSandbox& spare);
+  void Resize(int size);
   size_t ready() const {
     std::lock_guard lock(mutex_);
     return ready_.size();

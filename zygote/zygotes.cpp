@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "absl/cleanup/cleanup.h"
@@ -31,6 +32,8 @@ constexpr int kMakers = 4;       // imports at a time, one of a trust domain
 constexpr int kFailures = 3;     // in a row, until a Zygote is given up for a while
 constexpr int kProcesses = 512;  // at most, of one Zygote: its own, and those on their way to a container
 constexpr size_t kMaxRemembered = 4096;  // command lines, pods
+// A Zygote that another one replaces ends so much later: sandboxes may be on their way to it.
+constexpr std::chrono::seconds kRetire{5};
 
 std::string Hash(const std::vector<std::string>& parts) {
   std::string text;
@@ -103,6 +106,13 @@ oci::Seccomp BaseFilter(oci::Seccomp filter) {
 
 }  // namespace
 
+std::string Zygotes::KeyOf(const Wanted& wanted, const Program& program,
+                           const std::vector<std::string>& env) {
+  return Hash({wanted.image.id, program.interpreter, Joined(program.options), Joined(env),
+               wanted.request.packages.value_or(""), wanted.request.imports.value_or(""),
+               SeccompText(wanted.default_seccomp), wanted.trust_domain});
+}
+
 Zygotes::Zygotes(ZygotesOptions options, runtime::Runtime* runtime, oci::ImageStore* images)
     : options_(std::move(options)), runtime_(runtime), images_(images) {
   if (absl::StatusOr<std::string> text = ReadFile(options_.state_file, 16 << 20); text.ok()) {
@@ -111,6 +121,7 @@ Zygotes::Zygotes(ZygotesOptions options, runtime::Runtime* runtime, oci::ImageSt
       for (const auto& [key, uid] : known.items())
         if (uid.is_number_unsigned()) uids_[key] = uid.get<uint32_t>();
   }
+  Recall();
   for (int i = 0; i < kMakers; ++i) makers_.emplace_back([this] { Work(); });
 }
 
@@ -124,6 +135,7 @@ Zygotes::~Zygotes() {
   wake_.notify_all();
   for (const std::string& id : all) runtime_->RemoveContainer(id).IgnoreError();  // no import is waited for
   for (std::thread& maker : makers_) maker.join();
+  Remember();
   for (const auto& [id, key] : by_id_) End(id);
 }
 
@@ -163,9 +175,15 @@ absl::StatusOr<uint32_t> Zygotes::UidOf(const std::string& key) {
 
 absl::StatusOr<Choice> Zygotes::Choose(const Wanted& wanted) {
   Choice choice;
-  auto plain = [&](std::string reason) {
+  auto plain = [&](const char* code, std::string reason) {
+    choice.code = code;
     choice.reason = std::move(reason);
     return choice;
+  };
+  auto never = [&](const char* code, std::string reason) {
+    std::lock_guard lock(mutex_);
+    ++misses_[code];
+    return plain(code, std::move(reason));
   };
   // Read before anything else, so that what can't be read is told whatever becomes of it.
   if (wanted.request.packages) {
@@ -175,25 +193,23 @@ absl::StatusOr<Choice> Zygotes::Choose(const Wanted& wanted) {
   if (wanted.request.imports) {
     RETURN_IF_ERROR(Annotate(ParseImports(*wanted.request.imports).status(), wanted.request.imports_source));
   }
-  if (wanted.request.mode == oci::ZygoteRequest::Mode::kOff) return plain("zygote.cri-sock.io is off");
-  if (!wanted.unforkable.empty()) return plain(wanted.unforkable);
-  if (wanted.terminal) return plain("it has a terminal");
+  if (wanted.request.mode == oci::ZygoteRequest::Mode::kOff) return never("off", "zygote.cri-sock.io is off");
+  if (!wanted.unforkable.empty()) return never("pod", wanted.unforkable);
+  if (wanted.terminal) return never("terminal", "it has a terminal");
   absl::StatusOr<Program> program = ProgramOf(wanted);
-  if (!program.ok()) return plain(std::string(program.status().message()));
+  if (!program.ok()) return never("program", std::string(program.status().message()));
   if (std::string volume = VolumeInTheWay(wanted, program->interpreter); !volume.empty())
-    return plain(Cat("a volume at `", volume, "` lies where Python looks for modules"));
+    return never("volume", Cat("a volume at `", volume, "` lies where Python looks for modules"));
   for (const std::string& variable : wanted.env)
     if (variable.starts_with("PYTHONPATH="))
       for (absl::string_view place : absl::StrSplit(variable.substr(11), ':'))
         if (!place.empty() && place[0] != '/')
-          return plain(
-              Cat("PYTHONPATH has the relative path `", place, "`, which means another place in a Zygote"));
+          return never("pythonpath", Cat("PYTHONPATH has the relative path `", place,
+                                         "`, which means another place in a Zygote"));
   const std::vector<std::string> env = StartEnvironment(wanted.image.config.env, wanted.env);
-  choice.key = Hash({wanted.image.id, program->interpreter, Joined(program->options), Joined(env),
-                     wanted.request.packages.value_or(""), wanted.request.imports.value_or(""),
-                     SeccompText(wanted.default_seccomp), wanted.trust_domain});
+  choice.key = KeyOf(wanted, *program, env);
 
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   EntryPtr& entry = entries_[choice.key];
   const auto now = steady_clock::now();
   if (!entry) {
@@ -207,6 +223,7 @@ absl::StatusOr<Choice> Zygotes::Choose(const Wanted& wanted) {
     entry->env = env;
   }
   entry->used = now;
+  entry->uses.Add(now);
   Learn(wanted, *entry);
   if (entry->status.state == "ended" && now >= entry->retry_at) {
     entry->status.state = "making";
@@ -232,23 +249,44 @@ absl::StatusOr<Choice> Zygotes::Choose(const Wanted& wanted) {
     }
     return choice;
   }
-  ++entry->status.misses;
   if (state == "ready")
-    return plain("sandbox-owner: its sandbox was made before it was known which Zygote serves it");
-  if (state == "making") return plain("its Zygote is being made");
-  return plain(Cat("its Zygote is ", state, ": ", entry->status.reason));
+    plain("sandbox-owner", "sandbox-owner: its sandbox was made before it was known which Zygote serves it");
+  else if (state == "making")
+    plain("making", "its Zygote is being made");
+  else
+    plain(state == "unforkable" ? "unforkable" : "ended",
+          Cat("its Zygote is ", state, ": ", entry->status.reason));
+  ++entry->status.misses;
+  ++misses_[choice.code];
+  entry->status.last_miss = choice.reason;
+  entry->recent.Add(now);
+  const EntryPtr asked = entry;
+  lock.unlock();
+  Keep(asked);
+  return choice;
 }
 
-void Zygotes::Tell(const std::string& key, const std::string& reason) {
+void Zygotes::Tell(const Choice& choice, const std::string& container, const std::string& reason) {
   std::lock_guard lock(mutex_);
-  auto found = entries_.find(key);
+  auto found = entries_.find(choice.key);
   if (found == entries_.end()) return;
-  Entry& entry = *found->second;
-  ++(reason.empty() ? entry.status.hits : entry.status.misses);
-  if (reason.empty())
-    entry.failures = 0;
-  else
-    Fail(entry, reason);
+  ZygoteStatus& status = found->second->status;
+  if (!reason.empty()) {
+    ++status.misses;
+    ++misses_["fork"];
+    status.last_miss = reason;
+    return Fail(*found->second, reason);
+  }
+  found->second->failures = 0;
+  ++status.hits;
+  ++status.forks;
+  status.saved_ms += status.start_ms + status.import_ms;
+  children_[container] = {choice.key, choice.fork->zygote_id, {}, {}, {}};
+}
+
+void Zygotes::Adopt(const std::string& key, const std::string& container) {
+  std::lock_guard lock(mutex_);
+  children_[container] = {key, "", {}, {}, {}};
 }
 
 // With mutex_ held. What fails again and again costs every pod that asks for it: it is asked less and less.
@@ -278,26 +316,59 @@ void Zygotes::OnSandboxEnd(const std::string& sandbox) {
   std::lock_guard lock(mutex_);
   auto predicted = predicted_.extract(sandbox);
   if (!predicted) return;
-  if (auto entry = entries_.find(predicted.mapped()); entry != entries_.end())
+  if (auto entry = entries_.find(predicted.mapped().key); entry != entries_.end())
     ++entry->second->status.predicted_misses;
 }
 
 std::string Zygotes::Predict(const std::string& pod, const std::string& sandbox) {
-  std::lock_guard lock(mutex_);
-  auto known = predictions_.find(pod);
-  if (known == predictions_.end()) return "";
-  auto entry = entries_.find(known->second.key);
-  if (entry == entries_.end() || entry->second->status.state != "ready") return "";
-  ++entry->second->status.predicted;
-  predicted_[sandbox] = known->second.key;
-  entry->second->used = steady_clock::now();
-  return entry->second->status.id;
+  EntryPtr entry;
+  std::string id;
+  {
+    std::lock_guard lock(mutex_);
+    auto known = predictions_.find(pod);
+    if (known == predictions_.end()) return "";
+    auto found = entries_.find(known->second.key);
+    if (found == entries_.end() || found->second->status.state != "ready") return "";
+    entry = found->second;
+    id = entry->status.id;
+    ++entry->status.predicted;
+    entry->used = steady_clock::now();
+    entry->recent.Add(entry->used);
+    predicted_[sandbox] = {known->second.key, entry->used};
+  }
+  Keep(entry);
+  return id;
+}
+
+// As many as pods came within the last minute or so.
+int Zygotes::Wished(const Entry& entry, steady_clock::time_point now) const {
+  if (now - entry.used > options_.idle) return 0;
+  return std::clamp(static_cast<int>(std::ceil(entry.recent.At(now))), options_.parked,
+                    std::max(options_.parked, options_.parked_most));
+}
+
+// More at once; fewer by and by.
+void Zygotes::Keep(const EntryPtr& entry) {
+  std::string id;
+  int wished = 0;
+  {
+    std::lock_guard lock(mutex_);
+    wished = Wished(*entry, steady_clock::now());
+    if (entry->status.state != "ready" || wished <= entry->kept) return;
+    entry->kept = wished;
+    entry->status.frozen = false;
+    id = entry->status.id;
+  }
+  runtime_->KeepParked(id, entry->status.uid, wished);
 }
 
 bool Zygotes::OnExit(const std::string& id) {
   std::lock_guard lock(mutex_);
   auto found = by_id_.find(id);
-  if (found == by_id_.end()) return false;
+  if (found == by_id_.end()) {
+    children_.erase(id);
+    return false;
+  }
   if (auto entry = entries_.find(found->second);
       entry != entries_.end() && entry->second->status.id == id && entry->second->status.state == "ready") {
     entry->second->status.id.clear();
@@ -312,15 +383,34 @@ bool Zygotes::OnExit(const std::string& id) {
   return true;
 }
 
-std::vector<ZygoteStatus> Zygotes::List() {
-  std::vector<ZygoteStatus> all;
+ZygotesStatus Zygotes::Snapshot() {
+  ZygotesStatus all;
+  all.misses = misses_;
+  all.memory_budget = options_.memory_budget;
+  all.retained_bytes = Retained();
+  for (const auto& [key, entry] : entries_) {
+    all.zygotes.push_back(entry->status);
+    for (const auto& [container, child] : children_) {
+      if (child.key != key) continue;
+      ++all.zygotes.back().containers;
+      all.zygotes.back().containers_memory += child.memory;
+    }
+  }
+  return all;
+}
+
+ZygotesStatus Zygotes::List() {
+  ZygotesStatus all;
   {
     std::lock_guard lock(mutex_);
-    for (const auto& [key, entry] : entries_) all.push_back(entry->status);
+    all = Snapshot();
   }
-  for (ZygoteStatus& status : all)
-    if (!status.id.empty())
-      if (auto stats = runtime_->Stats(status.id); stats.ok()) status.memory_bytes = stats->memory_usage;
+  for (ZygoteStatus& status : all.zygotes) {
+    if (status.id.empty()) continue;
+    if (auto stats = runtime_->Stats(status.id); stats.ok()) status.memory_bytes = stats->memory_usage;
+    if (auto memory = runtime_->Memory(status.id); memory.ok()) status.memory = *memory;
+    status.parked = runtime_->CountParked(status.id);
+  }
   return all;
 }
 
@@ -332,9 +422,11 @@ std::deque<std::string>::iterator Zygotes::NextKey() {
 }
 
 void Zygotes::Work() {
+  const milliseconds tick =
+      std::clamp<milliseconds>(options_.idle / 4, milliseconds(250), milliseconds(10000));
   std::unique_lock lock(mutex_);
   while (true) {
-    wake_.wait(lock, [&] { return closing_ || !ended_.empty() || NextKey() != queue_.end(); });
+    wake_.wait_until(lock, next_upkeep_, [&] { return closing_ || !ended_.empty() || NextKey() != queue_.end(); });
     if (closing_) return;
     if (!ended_.empty()) {
       const std::string id = ended_.front();
@@ -345,48 +437,74 @@ void Zygotes::Work() {
       by_id_.erase(id);
       continue;
     }
-    const auto next = NextKey();
-    const std::string key = *next;
-    queue_.erase(next);
-    EntryPtr entry = entries_.at(key);
-    making_for_.insert(entry->wanted.trust_domain);
-    const std::string id = NewId();
-    by_id_[id] = key;
-    lock.unlock();
-    const auto begin = steady_clock::now();
-    Entry copy = *entry;  // of what does not change
-    absl::Status made = Make(copy, id);
-    if (!made.ok()) {
-      End(id);
-      spdlog::info("no Zygote for {}: {}", copy.status.image, std::string(made.message()));
-    }
-    lock.lock();
-    making_for_.erase(entry->wanted.trust_domain);
-    wake_.notify_all();
-    ZygoteStatus& status = entry->status;
-    status.uid = copy.status.uid;
-    status.modules = copy.status.modules;
-    status.import_ms = copy.status.import_ms;
-    if (made.ok() && by_id_.contains(id)) {
-      status.id = id;
-      status.state = "ready";
-      status.reason.clear();
-      status.made_at = std::chrono::system_clock::now();
+    if (steady_clock::now() >= next_upkeep_) {
+      next_upkeep_ = steady_clock::now() + tick;
       lock.unlock();
-      runtime_->KeepParked(id, status.uid, options_.parked).IgnoreError();
-      spdlog::info("Zygote {} of {} with {} modules is ready after {} ms", id, copy.status.image,
-                   copy.status.modules.size(),
-                   std::chrono::duration_cast<milliseconds>(steady_clock::now() - begin).count());
-      Evict();
+      Upkeep();
       lock.lock();
-    } else {
-      by_id_.erase(id);
-      // What an image or its packages are does not change; what the node lacks may.
-      status.state = absl::IsFailedPrecondition(made) ? "unforkable" : "ended";
-      status.reason = std::string(made.message());
-      entry->retry_at = steady_clock::now() + kRetry;
+    } else if (auto next = NextKey(); next != queue_.end()) {
+      const std::string key = *next;
+      queue_.erase(next);
+      const EntryPtr entry = entries_.at(key);
+      making_for_.insert(entry->wanted.trust_domain);
+      lock.unlock();
+      MakeOne(key, entry);
+      lock.lock();
+      making_for_.erase(entry->wanted.trust_domain);
+      wake_.notify_all();
     }
   }
+}
+
+void Zygotes::MakeOne(const std::string& key, const EntryPtr& entry) {
+  std::unique_lock lock(mutex_);
+  ZygoteStatus& status = entry->status;
+  if (status.state == "ready" && !entry->rotating) return;  // it was asked for twice
+  const std::string id = NewId();
+  by_id_[id] = key;
+  Entry copy = *entry;
+  lock.unlock();
+  const auto begin = steady_clock::now();
+  absl::Status made = Make(copy, id);
+  if (!made.ok()) {
+    End(id);
+    spdlog::info("no Zygote for {}: {}", copy.status.image, std::string(made.message()));
+  }
+  lock.lock();
+  const auto now = steady_clock::now();
+  status.uid = copy.status.uid;
+  const bool rotated = std::exchange(entry->rotating, false) && status.state == "ready";
+  if (!made.ok() || !by_id_.contains(id)) {
+    by_id_.erase(id);
+    entry->rotate_at = now + kRetry;
+    entry->retry_at = now + kRetry;
+    if (rotated) return;  // the old one serves on
+    // What an image or its packages are does not change; what the node lacks may.
+    status.state = absl::IsFailedPrecondition(made) ? "unforkable" : "ended";
+    status.reason = std::string(made.message());
+    return;
+  }
+  status.modules = copy.status.modules;
+  status.start_ms = copy.status.start_ms;
+  status.import_ms = copy.status.import_ms;
+  const std::string old = std::exchange(status.id, id);
+  if (!old.empty()) retiring_.emplace_back(now + kRetire, old);
+  status.state = "ready";
+  status.reason.clear();
+  status.forks = 0;
+  status.frozen = false;
+  status.made_at = std::chrono::system_clock::now();
+  if (options_.rotate_age.count() > 0) entry->rotate_at = now + options_.rotate_age;
+  entry->kept = Wished(*entry, now);
+  const int kept = entry->kept;
+  lock.unlock();
+  runtime_->KeepParked(id, copy.status.uid, kept);
+  if (!old.empty()) runtime_->ResizeParked(old, 0);
+  spdlog::info("Zygote {} of {} with {} modules is ready after {} ms{}", id, copy.status.image,
+               copy.status.modules.size(),
+               std::chrono::duration_cast<milliseconds>(steady_clock::now() - begin).count(),
+               old.empty() ? "" : Cat(" in the place of ", old));
+  Evict();
 }
 
 absl::StatusOr<Fields> Zygotes::Ask(const std::string& id, const Fields& request, milliseconds limit) {
@@ -448,7 +566,11 @@ absl::Status Zygotes::Make(Entry& entry, const std::string& id) {
   RETURN_IF_ERROR(runtime_->cgroups().EnsureParent(options_.cgroup_parent));
   oci.cgroups_path = runtime_->cgroups().PathFor(options_.cgroup_parent, id);
   RETURN_IF_ERROR(runtime_->CreateContainer(spec).status());
+  const auto begin = steady_clock::now();
   RETURN_IF_ERROR(runtime_->StartContainer(id));
+  RETURN_IF_ERROR(Ask(id, Fields("hello"), options_.import_limit).status());
+  entry.status.start_ms =
+      static_cast<uint64_t>(std::chrono::duration_cast<milliseconds>(steady_clock::now() - begin).count());
 
   absl::StatusOr<std::vector<std::string>> modules = ModulesOf(entry, id);
   if (absl::IsInvalidArgument(modules.status()) || absl::IsNotFound(modules.status()))
@@ -471,30 +593,10 @@ absl::Status Zygotes::Make(Entry& entry, const std::string& id) {
 }
 
 void Zygotes::End(const std::string& id) {
-  runtime_->KeepParked(id, 0, 0).IgnoreError();
+  runtime_->DropParked(id);
   if (absl::Status removed = runtime_->RemoveContainer(id); !removed.ok())
     spdlog::warn("end Zygote {}: {}", id, std::string(removed.message()));
   images_->RemoveSnapshot(id).IgnoreError();
-}
-
-// The least recently used go first. What they leave in living containers is those containers' own.
-void Zygotes::Evict() {
-  std::vector<ZygoteStatus> all = List();
-  uint64_t bytes = 0;
-  for (const ZygoteStatus& status : all) bytes += status.memory_bytes;
-  std::lock_guard lock(mutex_);
-  while (bytes > options_.memory_budget) {
-    EntryPtr oldest;
-    for (const auto& [key, entry] : entries_)
-      if (entry->status.state == "ready" && (!oldest || entry->used < oldest->used)) oldest = entry;
-    if (!oldest) return;
-    for (const ZygoteStatus& status : all)
-      if (status.id == oldest->status.id) bytes -= std::min(bytes, status.memory_bytes);
-    oldest->status.state = "ended";
-    oldest->status.reason = "it was ended for want of memory";
-    ended_.push_back(std::exchange(oldest->status.id, ""));
-    wake_.notify_all();
-  }
 }
 
 }  // namespace sock::zygote

@@ -1,0 +1,40 @@
+#include "runtime/memory.h"
+
+#include <cinttypes>
+#include <cstdio>
+#include <sstream>
+#include <string>
+
+#include "runtime/base/path.h"
+#include "runtime/base/text.h"
+
+namespace sock::runtime {
+
+MemoryUse& MemoryUse::operator+=(const MemoryUse& other) {
+  private_bytes += other.private_bytes;
+  shared_bytes += other.shared_bytes;
+  proportional_bytes += other.proportional_bytes;
+  processes += other.processes;
+  return *this;
+}
+
+absl::StatusOr<MemoryUse> ReadMemoryUse(pid_t pid) {
+  absl::StatusOr<std::string> text = ReadFile(Cat("/proc/", pid, "/smaps_rollup"));
+  // ESRCH comes from the read where it ended after the open.
+  if (!text.ok() || text->empty()) return absl::NotFoundError(Cat("process ", pid, " has no memory"));
+  MemoryUse use;
+  use.processes = 1;
+  std::istringstream lines(*text);
+  for (std::string line; std::getline(lines, line);) {
+    char name[32];
+    uint64_t kib;
+    if (sscanf(line.c_str(), "%31[^:]: %" SCNu64 " kB", name, &kib) != 2) continue;
+    const std::string_view field = name;
+    if (field.starts_with("Private_") && field != "Private_Hugetlb") use.private_bytes += kib << 10;
+    if (field.starts_with("Shared_") && field != "Shared_Hugetlb") use.shared_bytes += kib << 10;
+    if (field == "Pss") use.proportional_bytes += kib << 10;
+  }
+  return use;
+}
+
+}  // namespace sock::runtime
