@@ -114,6 +114,7 @@ class FakeRuntime : public sock::runtime::Runtime {
     return absl::AbortedError("no Zygote");
   }
   void KeepParked(const std::string&, uint32_t, int) override {}
+  void ResizeParked(const std::string&, int) override {}
   void DropParked(const std::string&) override {}
   size_t CountParked(const std::string&) const override { return 0; }
   void Unpark(const std::string&) override {}

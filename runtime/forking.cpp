@@ -205,13 +205,17 @@ void LeanRuntime::StartPool(const SpareKind& kind, int size) {
 }
 
 void LeanRuntime::KeepParked(const std::string& zygote_id, uint32_t owner_uid, int count) {
-  const SpareKind kind{true, zygote_id, owner_uid};
   {
     std::lock_guard lock(pools_mutex_);
     zygote_owners_[zygote_id] = owner_uid;
-    if (auto pool = pools_.find(PoolOf(kind)); pool != pools_.end()) return pool->second->Resize(count);
   }
-  StartPool(kind, count);
+  StartPool({true, zygote_id, owner_uid}, count);
+}
+
+void LeanRuntime::ResizeParked(const std::string& zygote_id, int count) {
+  std::lock_guard lock(pools_mutex_);
+  if (auto pool = pools_.find(PoolOf({true, zygote_id, 0})); pool != pools_.end())
+    pool->second->Resize(count);
 }
 
 void LeanRuntime::DropParked(const std::string& zygote_id) {

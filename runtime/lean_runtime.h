@@ -125,6 +125,7 @@ class LeanRuntime final : public Runtime {
   absl::StatusOr<Fields> CallZygote(const std::string& id, const Fields& request,
                                     milliseconds timeout) override;
   void KeepParked(const std::string& zygote_id, uint32_t owner_uid, int count) override;
+  void ResizeParked(const std::string& zygote_id, int count) override;
   void DropParked(const std::string& zygote_id) override;
   size_t CountParked(const std::string& zygote_id) const override;
   void Unpark(const std::string& sandbox_id) override;

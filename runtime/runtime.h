@@ -169,6 +169,8 @@ class Runtime {
   // So many sandboxes are kept ready in each of which a process of the Zygote's is parked, and which belong
   // to its host user. Until DropParked sandboxes can be made for it.
   virtual void KeepParked(const std::string& zygote_id, uint32_t owner_uid, int count) = 0;
+  // Another number of them, where KeepParked has been told of the Zygote.
+  virtual void ResizeParked(const std::string& zygote_id, int count) = 0;
   virtual void DropParked(const std::string& zygote_id) = 0;
   virtual size_t CountParked(const std::string& zygote_id) const = 0;  // that wait in no pod
   // The process that is parked in the sandbox ends; whoever asks for one later has it forked then.

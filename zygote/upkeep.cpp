@@ -71,7 +71,7 @@ void Zygotes::Upkeep() {
       return true;
     });
   }
-  for (const Due& one : resized) runtime_->KeepParked(one.id, one.entry->status.uid, one.kept);
+  for (const Due& one : resized) runtime_->ResizeParked(one.id, one.kept);
   for (const std::string& sandbox : untaken) runtime_->Unpark(sandbox);
   for (const Due& one : idle) {
     if (runtime_->CountParked(one.id) > 0) continue;  // they are being taken down

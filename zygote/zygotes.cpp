@@ -359,7 +359,7 @@ void Zygotes::Keep(const EntryPtr& entry) {
     entry->status.frozen = false;
     id = entry->status.id;
   }
-  runtime_->KeepParked(id, entry->status.uid, wished);
+  runtime_->ResizeParked(id, wished);
 }
 
 bool Zygotes::OnExit(const std::string& id) {
