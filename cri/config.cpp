@@ -34,6 +34,14 @@ Setter To(int& out, int64_t low, int64_t high) {
   };
 }
 
+Setter To(bool& out) {
+  return [&out](const toml::node& node) {
+    auto value = node.value_exact<bool>();
+    if (value) out = *value;
+    return value.has_value();
+  };
+}
+
 Setter To(std::vector<std::string>& out) {
   return [&out](const toml::node& node) {
     const toml::array* array = node.as_array();
@@ -93,6 +101,8 @@ absl::StatusOr<Config> ParseConfig(const std::string& text) {
       {"zygotes.rotate_seconds", To(c.rotate_s, 0, 1 << 30)},
       {"zygotes.rotate_forks", To(c.rotate_forks, 0, 1 << 30)},
       {"zygotes.memory_budget_mib", To(c.zygote_memory_mib, 0, 1 << 30)},
+      {"zygotes.learn", To(c.learn)},
+      {"metrics.listen", To(c.metrics_listen)},
       {"zygotes.cgroup_parent", To(c.zygote_cgroup)},
       {"parallel_downloads", To(c.parallel_downloads, 1, 64)},
       {"cni.conf_dir", To(c.cni_conf_dir)},

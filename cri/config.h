@@ -19,7 +19,9 @@ struct Config {
   int import_seconds = 60;  // that a Zygote has for its imports
   int zygote_mib = 2048;    // of memory, at most, in one Zygote
   int zygote_idle_s = 300, rotate_s = 43200, rotate_forks = 10000, zygote_memory_mib = 4096;
+  bool learn = true;  // sets that nobody asked for from what earlier runs imported
   std::string zygote_cgroup = "/cri-sock-zygotes";
+  std::string metrics_listen;  // MetricsServer::Start; empty: no metrics are served
   int parallel_downloads = 3;
   std::string cni_conf_dir = "/etc/cni/net.d";
   std::vector<std::string> cni_bin_dirs{"/opt/cni/bin", "/usr/lib/cni"};

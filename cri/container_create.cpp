@@ -164,6 +164,7 @@ absl::Status Cri::MakeContainer(const SandboxRecord& pod, const api::ContainerCo
     if (required && !info.forked)
       return absl::FailedPreconditionError(Cat("zygote.cri-sock.io is `required`: ", choice.reason));
   }
+  if (sock) zygotes->Watch(choice, record.id, info.pid);
   record.zygote = choice.key;
   record.not_forked = choice.reason;
   record.user.set_uid(info.user.uid);

@@ -102,6 +102,9 @@ class Cri {
   // Events of sandboxes carry the sandbox's id as container's.
   Events& events() { return events_; }
 
+  // In Prometheus' text format.
+  std::string Metrics() const;
+
   absl::Status ListImages(const api::ListImagesRequest&, api::ListImagesResponse*);
   absl::Status ImageStatus(const api::ImageStatusRequest&, api::ImageStatusResponse*);
   absl::Status PullImage(const api::PullImageRequest&, std::function<bool()> cancelled,

@@ -15,6 +15,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "cri/cri.h"
+#include "cri/metrics.h"
 #include "cri/service.h"
 #include "runtime/base/path.h"
 #include "runtime/base/text.h"
@@ -137,6 +138,7 @@ absl::Status Run(const Flags& flags, const sigset_t& ends) {
   zygote_options.parked = config.parked;
   zygote_options.import_limit = std::chrono::seconds(config.import_seconds);
   zygote_options.memory_limit = int64_t{config.zygote_mib} << 20;
+  zygote_options.learn = config.learn;
   zygote_options.parked_most = config.parked_most;
   zygote_options.idle = std::chrono::seconds(config.zygote_idle_s);
   zygote_options.rotate_age = std::chrono::seconds(config.rotate_s);
@@ -157,6 +159,12 @@ absl::Status Run(const Flags& flags, const sigset_t& ends) {
                        [] { return false; });
     }
   });
+  std::unique_ptr<sock::cri::MetricsServer> metrics;
+  if (!config.metrics_listen.empty()) {
+    ASSIGN_OR_RETURN_AS(
+        metrics, sock::cri::MetricsServer::Start(config.metrics_listen, [&cri] { return cri.Metrics(); }),
+        "config key `metrics.listen`");
+  }
   ASSIGN_OR_RETURN(auto server, sock::cri::Server::Start(flags.listen, &cri));
   spdlog::info("cri-sockd {} serves {}", CRI_SOCK_VERSION, flags.listen);
   int signal = 0;

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cri/cri.h"
+#include "cri/metrics.h"
 #include "runtime/base/text.h"
 
 namespace sock::cri {
@@ -24,6 +25,7 @@ nlohmann::json ZygoteJson(const zygote::ZygoteStatus& one) {
           {"reason", one.reason},
           {"lastMiss", one.last_miss},
           {"modules", one.modules},
+          {"learnt", one.learnt},
           {"trustDomain", one.trust_domain},
           {"uid", one.uid},
           {"hits", one.hits},
@@ -101,6 +103,22 @@ absl::Status Cri::Status(const api::StatusRequest& request, api::StatusResponse*
         zygotes.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   }
   return absl::OkStatus();
+}
+
+std::string Cri::Metrics() const {
+  std::map<std::string, uint64_t> pods{{"ready", 0}, {"not ready", 0}};
+  std::map<std::string, uint64_t> containers{{"created", 0}, {"running", 0}, {"exited", 0}};
+  for (const SandboxPtr& sandbox : sandboxes_.List())
+    ++pods[sandbox->Get()->state() == api::SANDBOX_READY ? "ready" : "not ready"];
+  for (const ContainerPtr& container : containers_.List()) {
+    const api::ContainerState state = container->Get()->state();
+    ++containers[state == api::CONTAINER_CREATED   ? "created"
+                 : state == api::CONTAINER_RUNNING ? "running"
+                                                   : "exited"];
+  }
+  zygote::ZygotesStatus all;
+  if (zygote::Zygotes* known = zygotes_; known != nullptr) all = known->List();
+  return CountMetrics(pods, containers) + ZygoteMetrics(all, std::chrono::system_clock::now());
 }
 
 absl::Status Cri::RuntimeConfig(const api::RuntimeConfigRequest&, api::RuntimeConfigResponse* response) {

@@ -59,11 +59,15 @@ void Zygotes::Remember() {
                        {"version", entry->program.version},
                        {"options", entry->program.options},
                        {"env", entry->env},
+                       {"learnt", entry->learnt},
                        {"in_use", Wished(*entry, now) > 0 && entry->status.state != "ended"}});
     }
     for (const auto& [pod, prediction] : predictions_) predictions[pod] = prediction.key;
-    text = json{{"kinds", kinds}, {"predictions", predictions}}.dump(-1, ' ', false,
-                                                                     json::error_handler_t::replace);
+    json learned = json::object();
+    for (const auto& [key, one] : learned_)
+      learned[key] = {{"modules", one.modules}, {"unforkable", one.unforkable}};
+    text = json{{"kinds", kinds}, {"predictions", predictions}, {"learned", learned}}.dump(
+        -1, ' ', false, json::error_handler_t::replace);
     if (text == remembered_) return;
     remembered_ = text;
   }
@@ -100,6 +104,8 @@ void Zygotes::Recall() {
     const std::string key = Get<std::string>(kind, "key");
     // A daemon of another version may have another profile, or tell kinds apart by something else.
     if (entry->program.interpreter.empty() || KeyOf(wanted, entry->program, entry->env) != key) continue;
+    entry->learnt = Get<std::string>(kind, "learnt");
+    entry->status.learnt = !entry->learnt.empty();
     entry->status.key = key;
     entry->status.image = wanted.image.id;
     entry->status.trust_domain = wanted.trust_domain;
@@ -112,6 +118,11 @@ void Zygotes::Recall() {
     }
     entries_[key] = std::move(entry);
   }
+  const json learned = known.value("learned", json::object());
+  for (const auto& [key, one] : learned.items())
+    if (one.is_object())
+      learned_[key] = {Get<std::vector<std::string>>(one, "modules"),
+                       one.value("unforkable", json()) == true};
   const json predictions = known.value("predictions", json::object());
   for (const auto& [pod, key] : predictions.items())
     if (key.is_string() && entries_.contains(key.get<std::string>()))

@@ -18,6 +18,9 @@ constexpr int kLookShare = 200;               // and at most this part of the ti
 constexpr std::chrono::seconds kUntaken{60};  // how long a parked process waits in a pod
 constexpr std::chrono::seconds kEvicted{60};  // before one that was ended for want of memory is made again
 constexpr uint64_t kWorthwhile = 1 << 20;     // bytes: for less nobody is ended
+constexpr std::chrono::seconds kWatch{15};  // within which a program has imported what it needs at its start
+constexpr size_t kMaxWatches = 32;          // at a time
+constexpr size_t kMaxLearned = 1024;
 
 }  // namespace
 
@@ -27,6 +30,7 @@ double Decaying::At(Time now) const {
 
 void Zygotes::Upkeep() {
   LookAtContainers();
+  LookAtImports();
   struct Due {
     EntryPtr entry;
     std::string id;
@@ -104,6 +108,49 @@ void Zygotes::LookAtContainers() {
     child->second.memory = *memory;
     child->second.looked = begin;
     child->second.due = now + std::max<steady_clock::duration>(kLook, (now - begin) * kLookShare);
+  }
+}
+
+void Zygotes::Watch(const Choice& choice, const std::string& container, pid_t pid) {
+  {
+    std::lock_guard lock(mutex_);
+    if (choice.learn.empty() || watched_.size() >= kMaxWatches || learned_.size() >= kMaxLearned) return;
+    for (const auto& [other, watched] : watched_)
+      if (watched.key == choice.learn) return;
+  }
+  absl::StatusOr<OpenWatch> opens = OpenWatch::Open(pid);
+  if (!opens.ok()) {
+    spdlog::debug("what container {} imports is not seen: {}", container,
+                  std::string(opens.status().message()));
+    return;
+  }
+  std::lock_guard lock(mutex_);
+  watched_[container] = {choice.learn, std::make_shared<OpenWatch>(*std::move(opens)),
+                         steady_clock::now() + kWatch};
+}
+
+void Zygotes::LookAtImports() {
+  std::lock_guard one(watch_mutex_);
+  std::map<std::string, Watched> all;
+  {
+    std::lock_guard lock(mutex_);
+    all = watched_;
+  }
+  for (auto& [container, watched] : all) {
+    watched.opens->Drain();
+    if (steady_clock::now() < watched.until) continue;
+    const runtime::ContainerState state = runtime_->State(container);
+    std::lock_guard lock(mutex_);
+    if (state.state == runtime::ProcessState::kCreated) {
+      watched_[container].until = steady_clock::now() + kWatch;
+      continue;
+    }
+    watched_.erase(container);
+    // One that failed may not have come to its imports; the next run shows them.
+    if (state.state == runtime::ProcessState::kGone || (state.exit && state.exit->exit_code != 0)) continue;
+    learned_[watched.key] = {watched.opens->modules()};
+    spdlog::info("container {} imported {} modules: the next of its kind has them loaded", container,
+                 watched.opens->modules().size());
   }
 }
 

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "oci/default_paths.h"
 #include "runtime/base/atomic_file.h"
@@ -173,8 +174,9 @@ absl::StatusOr<uint32_t> Zygotes::UidOf(const std::string& key) {
   return uid;
 }
 
-absl::StatusOr<Choice> Zygotes::Choose(const Wanted& wanted) {
+absl::StatusOr<Choice> Zygotes::Choose(const Wanted& given) {
   Choice choice;
+  Wanted wanted = given;
   auto plain = [&](const char* code, std::string reason) {
     choice.code = code;
     choice.reason = std::move(reason);
@@ -207,9 +209,24 @@ absl::StatusOr<Choice> Zygotes::Choose(const Wanted& wanted) {
           return never("pythonpath", Cat("PYTHONPATH has the relative path `", place,
                                          "`, which means another place in a Zygote"));
   const std::vector<std::string> env = StartEnvironment(wanted.image.config.env, wanted.env);
-  choice.key = KeyOf(wanted, *program, env);
-
   std::unique_lock lock(mutex_);
+  std::string learnt;
+  if (options_.learn && !wanted.request.packages && !wanted.request.imports) {
+    const std::string key =
+        Hash({wanted.image.id, program->interpreter, Joined(program->options),
+              std::to_string(static_cast<int>(program->mode)), program->target, wanted.trust_domain});
+    auto known = learned_.find(key);
+    if (known == learned_.end()) {
+      choice.learn = key;
+    } else if (!known->second.modules.empty() && !known->second.unforkable) {
+      // A module that is the program itself is not to be loaded before it runs.
+      std::vector<std::string> modules = known->second.modules;
+      if (program->mode == Program::Mode::kModule) std::erase(modules, program->target);
+      wanted.request.imports = absl::StrJoin(modules, ",");
+      learnt = key;
+    }
+  }
+  choice.key = KeyOf(wanted, *program, env);
   EntryPtr& entry = entries_[choice.key];
   const auto now = steady_clock::now();
   if (!entry) {
@@ -218,6 +235,8 @@ absl::StatusOr<Choice> Zygotes::Choose(const Wanted& wanted) {
     entry->status.image = wanted.image.id;
     entry->status.trust_domain = wanted.trust_domain;
     entry->status.state = "ended";
+    entry->status.learnt = !learnt.empty();
+    entry->learnt = learnt;
     entry->wanted = wanted;
     entry->program = *program;
     entry->env = env;
@@ -295,6 +314,7 @@ void Zygotes::Fail(Entry& entry, const std::string& reason) {
   status.reason = reason;
   if (++entry.failures < kFailures || status.state != "ready") return;
   status.state = "ended";
+  if (auto known = learned_.find(entry.learnt); known != learned_.end()) known->second.unforkable = true;
   status.reason = Cat("given up for a while after ", entry.failures, " failures, the last: ", reason);
   entry.retry_at = steady_clock::now() + kRetry * (1 << std::min(entry.failures - kFailures, 6));
   if (!status.id.empty()) ended_.push_back(std::exchange(status.id, ""));
@@ -367,6 +387,10 @@ bool Zygotes::OnExit(const std::string& id) {
   auto found = by_id_.find(id);
   if (found == by_id_.end()) {
     children_.erase(id);
+    if (auto watched = watched_.find(id); watched != watched_.end()) {
+      next_upkeep_ = watched->second.until = steady_clock::now();
+      wake_.notify_all();
+    }
     return false;
   }
   if (auto entry = entries_.find(found->second);
@@ -482,6 +506,9 @@ void Zygotes::MakeOne(const std::string& key, const EntryPtr& entry) {
     // What an image or its packages are does not change; what the node lacks may.
     status.state = absl::IsFailedPrecondition(made) ? "unforkable" : "ended";
     status.reason = std::string(made.message());
+    // Without them it may be.
+    if (auto known = learned_.find(entry->learnt); known != learned_.end() && status.state == "unforkable")
+      known->second.unforkable = true;
     return;
   }
   status.modules = copy.status.modules;
@@ -517,6 +544,11 @@ absl::StatusOr<Fields> Zygotes::Ask(const std::string& id, const Fields& request
 
 absl::StatusOr<std::vector<std::string>> Zygotes::ModulesOf(const Entry& entry, const std::string& id) {
   std::vector<std::string> modules;
+  if (!entry.learnt.empty()) {
+    for (absl::string_view module : absl::StrSplit(*entry.wanted.request.imports, ',', absl::SkipEmpty()))
+      modules.emplace_back(module);
+    return modules;
+  }
   if (entry.wanted.request.imports) {
     ASSIGN_OR_RETURN(modules, ParseImports(*entry.wanted.request.imports));
   }
@@ -581,7 +613,8 @@ absl::Status Zygotes::Make(Entry& entry, const std::string& id) {
   absl::StatusOr<Fields> loaded = Ask(id, load, options_.import_limit);
   // An import that does not end, crashes or takes all memory does so again.
   if (!loaded.ok()) return absl::FailedPreconditionError(Cat("import: ", loaded.status().message()));
-  if (std::vector<std::string> missing = loaded->GetAll("missing"); !missing.empty())
+  // Of what was learnt, the program itself may have tried some in vain.
+  if (std::vector<std::string> missing = loaded->GetAll("missing"); !missing.empty() && entry.learnt.empty())
     return absl::FailedPreconditionError(Cat("import: ", missing[0]));
   if (loaded->Get("forkable").value_or("no") != "yes")
     return absl::FailedPreconditionError(loaded->Get("reason").value_or("it does not say why"));

@@ -21,6 +21,7 @@
 #include "oci/image_store.h"
 #include "oci/runtime_spec.h"
 #include "runtime/runtime.h"
+#include "zygote/learning.h"
 #include "zygote/program.h"
 
 namespace sock::zygote {
@@ -36,6 +37,7 @@ struct ZygotesOptions {
   int64_t memory_limit = 2ll << 30;                 // bytes, of one Zygote
   uint64_t memory_budget = 4ull << 30;  // bytes, of all, and what containers keep of those that were ended
   std::chrono::milliseconds import_limit{60000};
+  bool learn = true;  // what no annotation or label asks for, an earlier run shows
 };
 
 // What is known of a container when it is made.
@@ -60,6 +62,7 @@ struct Choice {
   std::string key;     // of the Zygote that would serve it; empty: none could
   std::string reason;  // why not `fork`, in plain words
   std::string code;    // the same in a word, one of few
+  std::string learn;   // as what it is to be remembered which modules it imports: Watch; empty: it is not
 };
 
 struct ZygoteStatus {
@@ -67,6 +70,7 @@ struct ZygoteStatus {
   std::string reason;                 // of what is not ready
   std::string last_miss;              // why the last start was not forked that was not
   std::vector<std::string> modules;
+  bool learnt = false;  // they are what an earlier run imported
   std::string trust_domain;
   uint32_t uid = 0;
   uint64_t hits = 0, misses = 0;
@@ -121,6 +125,8 @@ class Zygotes {
   // How the start of `container` went that Choose answered with `fork`. `reason`: why it was not forked, or
   // empty.
   void Tell(const Choice& choice, const std::string& container, const std::string& reason);
+  // Looks which modules the container imports that Choose had `learn` for; `pid` waits at its barrier still.
+  void Watch(const Choice& choice, const std::string& container, pid_t pid);
   // A living container that was forked while another daemon ran.
   void Adopt(const std::string& key, const std::string& container);
   // The Zygote whose like served the last such pod, for the sandbox that is being made; empty: none. Of a pod
@@ -139,6 +145,7 @@ class Zygotes {
     Wanted wanted;
     Program program;
     std::vector<std::string> env;
+    std::string learnt;  // key in learned_ of what it imports; empty: it was asked for
     std::chrono::steady_clock::time_point used, retry_at;
     int failures = 0;  // of forks, and ends by itself, since the last fork that went well
     Decaying uses{std::chrono::minutes(10)};   // containers that asked for it
@@ -166,6 +173,7 @@ class Zygotes {
   void MakeOne(const std::string& key, const EntryPtr& entry);
   void Upkeep();
   void LookAtContainers();
+  void LookAtImports();
   void Remember();
   void Recall();
   absl::Status Make(Entry& entry, const std::string& id);
@@ -205,6 +213,19 @@ class Zygotes {
   };
   std::map<std::string, Gone> gone_;        // Zygotes that were ended while children of theirs lived
   std::map<std::string, uint64_t> misses_;  // by Choice::code
+  // What programs of an image imported, by image, program and trust domain.
+  struct Learned {
+    std::vector<std::string> modules;
+    bool unforkable = false;  // with these loaded it can't be forked
+  };
+  std::map<std::string, Learned> learned_;
+  struct Watched {
+    std::string key;  // in learned_
+    std::shared_ptr<OpenWatch> opens;
+    std::chrono::steady_clock::time_point until;
+  };
+  std::map<std::string, Watched> watched_;  // by container
+  std::mutex watch_mutex_;                  // held by whoever drains
   std::vector<std::pair<std::chrono::steady_clock::time_point, std::string>> retiring_;  // rotated ones
   std::mutex upkeep_mutex_;  // guards remembered_, and lets one at a time weigh memory
   std::string remembered_;   // what stands in kinds_file

@@ -56,7 +56,8 @@ class ZygoteUpkeepTest : public testing::Test {
   // A daemon with these settings of Zygotes.
   static void Configure(const std::string& zygotes) {
     node_->KillDaemon(SIGTERM);
-    std::ofstream(node_->dir() + "/config.toml") << config_ << zygotes;
+    std::ofstream(node_->dir() + "/config.toml")
+        << config_ << zygotes << "[metrics]\nlisten = \"unix:" << node_->dir() << "/metrics.sock\"\n";
     node_->StartDaemon();
   }
 
@@ -84,7 +85,7 @@ class ZygoteUpkeepTest : public testing::Test {
     bool forked = false;
     json info;
   };
-  static Started Run(const std::string& module = "") {
+  static Started Run(const std::string& module = "", const std::vector<std::string>& command = kWaits) {
     static int number = 0;
     api::PodSandboxConfig pod = node_->PodConfig(Cat("u", ++number));
     pod.set_hostname("pod");
@@ -92,7 +93,7 @@ class ZygoteUpkeepTest : public testing::Test {
     if (!module.empty()) (*pod.mutable_annotations())["imports.cri-sock.io"] = module;
     Started started;
     started.pod = node_->RunPod(pod, "sock");
-    api::ContainerConfig config = node_->ContainerConfig(pod.metadata().name(), kWaits);
+    api::ContainerConfig config = node_->ContainerConfig(pod.metadata().name(), command);
     config.mutable_image()->set_image(image_);
     *config.mutable_linux()->mutable_security_context()->mutable_namespace_options() =
         pod.linux().security_context().namespace_options();
@@ -137,6 +138,7 @@ Node* ZygoteUpkeepTest::node_ = nullptr;
 std::string ZygoteUpkeepTest::image_, ZygoteUpkeepTest::config_;
 
 TEST_F(ZygoteUpkeepTest, MemoryIsToldTruly) {
+  Configure("learn = false\n");
   const Started one = RunForked("heavy"), two = RunForked("heavy");
   // 40 MiB that the Zygote imported are shared; nothing like that is the pod's own.
   for (const Started& started : {one, two}) {
@@ -160,7 +162,7 @@ TEST_F(ZygoteUpkeepTest, MemoryIsToldTruly) {
 }
 
 TEST_F(ZygoteUpkeepTest, AnIdleZygoteIsFrozenUntilItIsNeeded) {
-  Configure("idle_seconds = 1\n");
+  Configure("learn = false\nidle_seconds = 1\n");
   const Started first = RunForked();
   const std::string id = ZygoteOf().at("id");
   for (int i = 0; i < 2; ++i) {
@@ -177,7 +179,7 @@ TEST_F(ZygoteUpkeepTest, AnIdleZygoteIsFrozenUntilItIsNeeded) {
 }
 
 TEST_F(ZygoteUpkeepTest, AFrozenZygoteDiesWithItsDaemon) {
-  Configure("idle_seconds = 1\n");
+  Configure("learn = false\nidle_seconds = 1\n");
   RunForked();
   const std::string id = ZygoteOf().at("id");
   ASSERT_TRUE(Until([&] { return Frozen(id); }));
@@ -189,7 +191,7 @@ TEST_F(ZygoteUpkeepTest, AFrozenZygoteDiesWithItsDaemon) {
 }
 
 TEST_F(ZygoteUpkeepTest, ParkedProcessesFollowDemand) {
-  Configure("parked = 1\nparked_most = 6\n");
+  Configure("learn = false\nparked = 1\nparked_most = 6\n");
   RunForked();
   EXPECT_TRUE(Until([&] { return ZygoteOf().at("parked").get<int>() >= 1; }));
   for (int i = 0; i < 8; ++i) Run();
@@ -197,7 +199,7 @@ TEST_F(ZygoteUpkeepTest, ParkedProcessesFollowDemand) {
 }
 
 TEST_F(ZygoteUpkeepTest, ZygotesAreReplacedAfterSoManyForks) {
-  Configure("rotate_forks = 3\nidle_seconds = 2\n");
+  Configure("learn = false\nrotate_forks = 3\nidle_seconds = 2\n");
   const Started first = RunForked();
   const std::string id = ZygoteOf().at("id");
   std::set<std::string> ids{id};
@@ -220,7 +222,7 @@ TEST_F(ZygoteUpkeepTest, ZygotesAreReplacedAfterSoManyForks) {
 }
 
 TEST_F(ZygoteUpkeepTest, ZygotesAreReplacedWithAge) {
-  Configure("rotate_seconds = 1\nidle_seconds = 2\n");
+  Configure("learn = false\nrotate_seconds = 1\nidle_seconds = 2\n");
   RunForked();
   const std::string id = ZygoteOf().at("id");
   EXPECT_TRUE(Until([&] {
@@ -234,7 +236,7 @@ TEST_F(ZygoteUpkeepTest, ZygotesAreReplacedWithAge) {
 }
 
 TEST_F(ZygoteUpkeepTest, TheDearestEndsForWantOfMemory) {
-  Configure("memory_budget_mib = 100\nparked = 0\nparked_most = 0\n");
+  Configure("learn = false\nmemory_budget_mib = 100\nparked = 0\nparked_most = 0\n");
   const Started used = RunForked("heavy");
   EXPECT_TRUE(node_->RemovePod(RunForked("other").pod).ok());
   // Both do not fit. Of the one that has a container, the end would give nothing back.
@@ -248,7 +250,7 @@ TEST_F(ZygoteUpkeepTest, TheDearestEndsForWantOfMemory) {
 }
 
 TEST_F(ZygoteUpkeepTest, TheNextDaemonMakesThemAgain) {
-  Configure("idle_seconds = 20\n");
+  Configure("learn = false\nidle_seconds = 20\n");
   const Started before = RunForked("heavy");
   node_->KillDaemon(SIGTERM);
   node_->StartDaemon();
@@ -259,6 +261,63 @@ TEST_F(ZygoteUpkeepTest, TheNextDaemonMakesThemAgain) {
   // The memory of the Zygote that is gone is its container's alone, and counts still.
   EXPECT_TRUE(Until([&] { return Verbose("zygotesTotal").at("retainedBytes").get<uint64_t>() > 0; }));
   EXPECT_GT(Info(before.container).at("memory").at("privateBytes").get<uint64_t>(), 40 * kMiB);
+}
+
+// No annotation names them: what the first pod imported, the later ones have loaded.
+TEST_F(ZygoteUpkeepTest, WhatAnEarlierRunImportedIsLoaded) {
+  Configure("idle_seconds = 20\n");
+  const std::vector<std::string> command{
+      "python3", "-c", "import heavy, http.server, sys\ntry: import nothing.such\nexcept ImportError: pass"};
+  Started started = Run("", command);
+  EXPECT_FALSE(started.forked);
+  EXPECT_EQ(node_->WaitExit(started.container).exit_code(), 0);
+  EXPECT_TRUE(Until([&] {
+    EXPECT_TRUE(node_->RemovePod(started.pod).ok());
+    started = Run("", command);
+    EXPECT_EQ(node_->WaitExit(started.container).exit_code(), 0);
+    return started.forked && ZygoteOf("heavy").at("hits") > 0;
+  })) << Verbose("zygotes");
+  const json zygote = ZygoteOf("heavy");
+  EXPECT_TRUE(zygote.at("learnt").get<bool>());
+  EXPECT_THAT(zygote.at("modules").get<std::vector<std::string>>(), testing::Contains("http.server"));
+  // One that fails says nothing of what it would have imported.
+  const std::vector<std::string> fails{"python3", "-c", "import other, sys; sys.exit(1)"};
+  EXPECT_EQ(node_->WaitExit(Run("", fails).container).exit_code(), 1);
+  // Another program of the same image has another set.
+  EXPECT_EQ(node_->WaitExit(Run("", {"python3", "-c", "import colorsys"}).container).exit_code(), 0);
+  node_->KillDaemon(SIGTERM);
+  node_->StartDaemon();
+  ASSERT_TRUE(Until([&] { return ZygoteOf("heavy").at("state") == "ready"; })) << Verbose("zygotes");
+  EXPECT_TRUE(Run("", command).forked);
+  EXPECT_EQ(ZygoteOf("other").at("state"), "none");
+}
+
+TEST_F(ZygoteUpkeepTest, MetricsTellThem) {
+  Configure("learn = false\n");
+  RunForked("heavy");
+  auto ask = [](const std::string& options) {
+    std::string said;
+    FILE* out = popen(
+        Cat("curl -s --max-time 10 --unix-socket ", node_->dir(), "/metrics.sock ", options).c_str(), "r");
+    char buffer[4096];
+    for (size_t n; (n = fread(buffer, 1, sizeof buffer, out)) > 0;) said.append(buffer, n);
+    pclose(out);
+    return said;
+  };
+  const std::string text = ask("http://node/metrics");
+  for (const char* line :
+       {"# TYPE cri_sock_zygote_hits_total counter\n", "cri_sock_pods{state=\"ready\"} 1\n",
+        "cri_sock_plain_starts_total{reason=\"making\"} ", "outcome=\"hit\"} 1\n", "kind=\"shared\"} ",
+        "cri_sock_zygotes_memory_budget_bytes 4294967296\n"})
+    EXPECT_THAT(text, HasSubstr(line));
+  EXPECT_THAT(text, testing::ContainsRegex(
+                        "cri_sock_zygote_hits_total.zygote=\"[0-9a-f]*\",image=\"sha256:[0-9a-f]*\","
+                        "namespace=\"default\". 1\n"));
+  EXPECT_EQ(ask("-o /dev/null -w '%{http_code}' http://node/other"), "404");
+  EXPECT_EQ(ask("-o /dev/null -w '%{http_code}' -X POST http://node/metrics"), "405");
+  EXPECT_EQ(ask("-o /dev/null -w '%{http_code}' -H 'X: '$(head -c 9000 /dev/zero | tr '\\0' x) "
+                "http://node/metrics"),
+            "000");
 }
 
 }  // namespace
