@@ -594,7 +594,7 @@ absl::Status Zygotes::Make(Entry& entry, const std::string& id) {
   oci.masked_paths = oci::kMaskedPaths;
   oci.readonly_paths = oci::kReadonlyPaths;
   oci.resources.memory_limit = options_.memory_limit;
-  oci.resources.pids_limit = kProcesses + options_.parked;
+  oci.resources.pids_limit = kProcesses + std::max(options_.parked, options_.parked_most);
   RETURN_IF_ERROR(runtime_->cgroups().EnsureParent(options_.cgroup_parent));
   oci.cgroups_path = runtime_->cgroups().PathFor(options_.cgroup_parent, id);
   RETURN_IF_ERROR(runtime_->CreateContainer(spec).status());
