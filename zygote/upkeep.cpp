@@ -97,6 +97,7 @@ void Zygotes::LookAtContainers() {
   for (const std::string& container : due) {
     const auto begin = steady_clock::now();
     absl::StatusOr<runtime::MemoryUse> memory = runtime_->Memory(container);
+    absl::StatusOr<runtime::CgroupStats> charged = runtime_->Stats(container);
     const auto now = steady_clock::now();
     std::lock_guard lock(mutex_);
     auto child = children_.find(container);
@@ -106,6 +107,7 @@ void Zygotes::LookAtContainers() {
       continue;
     }
     child->second.memory = *memory;
+    child->second.charged = charged.ok() ? charged->memory_usage : 0;
     child->second.looked = begin;
     child->second.due = now + std::max<steady_clock::duration>(kLook, (now - begin) * kLookShare);
   }
@@ -165,8 +167,9 @@ uint64_t Zygotes::Retained() {
     auto gone = gone_.find(child.zygote);
     const bool since = gone == gone_.end() || child.looked > gone->second.at;
     looked[child.zygote] = since && looked.try_emplace(child.zygote, true).first->second;
-    shared[child.zygote] += child.memory.proportional_bytes -
-                            std::min(child.memory.proportional_bytes, child.memory.private_bytes);
+    // What it has and is not charged for, another cgroup was.
+    shared[child.zygote] +=
+        child.memory.proportional_bytes - std::min(child.memory.proportional_bytes, child.charged);
   }
   std::erase_if(gone_,
                 [&](const auto& one) { return !by_id_.contains(one.first) && !looked.contains(one.first); });

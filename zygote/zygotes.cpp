@@ -300,12 +300,12 @@ void Zygotes::Tell(const Choice& choice, const std::string& container, const std
   ++status.hits;
   ++status.forks;
   status.saved_ms += status.start_ms + status.import_ms;
-  children_[container] = {choice.key, choice.fork->zygote_id, {}, {}, {}};
+  children_[container] = {choice.key, choice.fork->zygote_id, {}, 0, {}, {}};
 }
 
 void Zygotes::Adopt(const std::string& key, const std::string& container) {
   std::lock_guard lock(mutex_);
-  children_[container] = {key, "", {}, {}, {}};
+  children_[container] = {key, "", {}, 0, {}, {}};
 }
 
 // With mutex_ held. What fails again and again costs every pod that asks for it: it is asked less and less.

@@ -204,6 +204,7 @@ class Zygotes {
   struct Child {
     std::string key, zygote;  // of what it was forked
     runtime::MemoryUse memory;
+    uint64_t charged = 0;  // bytes, to its own cgroup
     std::chrono::steady_clock::time_point looked, due;
   };
   std::map<std::string, Child> children_;  // by container

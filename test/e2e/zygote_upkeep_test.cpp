@@ -259,7 +259,7 @@ TEST_F(ZygoteUpkeepTest, TheNextDaemonMakesThemAgain) {
   EXPECT_TRUE(first.forked) << first.info;
   EXPECT_EQ(node_->Status(before.container).state(), api::CONTAINER_RUNNING);
   // The memory of the Zygote that is gone is its container's alone, and counts still.
-  EXPECT_TRUE(Until([&] { return Verbose("zygotesTotal").at("retainedBytes").get<uint64_t>() > 0; }));
+  EXPECT_TRUE(Until([&] { return Verbose("zygotesTotal").at("retainedBytes").get<uint64_t>() > 40 * kMiB; }));
   EXPECT_GT(Info(before.container).at("memory").at("privateBytes").get<uint64_t>(), 40 * kMiB);
 }
 
@@ -288,6 +288,7 @@ TEST_F(ZygoteUpkeepTest, WhatAnEarlierRunImportedIsLoaded) {
   node_->KillDaemon(SIGTERM);
   node_->StartDaemon();
   ASSERT_TRUE(Until([&] { return ZygoteOf("heavy").at("state") == "ready"; })) << Verbose("zygotes");
+  Run("", command);  // the last pod of its kind was another program's
   EXPECT_TRUE(Run("", command).forked);
   EXPECT_EQ(ZygoteOf("other").at("state"), "none");
 }
