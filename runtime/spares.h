@@ -1,6 +1,7 @@
 // Network, IPC and UTS namespaces made and wired ahead of need, and the names they have on disk.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -45,6 +46,7 @@ class SparePool {
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<SpareSandbox> ready_;
+  std::chrono::steady_clock::time_point taken_{};  // when Take gave the last one
   bool closing_ = false;
   std::thread thread_;
 };
