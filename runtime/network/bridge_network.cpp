@@ -210,7 +210,9 @@ absl::Status BridgeNetwork::Ready() {
 }
 
 std::string BridgeNetwork::Describe() {
-  return Cat("built-in bridge ", bridge_, " ", ipam()->subnet().Text());
+  const std::shared_ptr<Ipam> ipam = this->ipam();
+  return Cat("built-in bridge ", bridge_, " ", ipam->subnet().Text(), ", ", ipam->taken(),
+             " addresses taken");
 }
 
 absl::StatusOr<std::string> BridgeNetwork::Prepare(int netns) {

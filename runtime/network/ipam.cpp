@@ -40,6 +40,11 @@ absl::StatusOr<Subnet> ParseSubnet(std::string_view text) {
       Cat("pod subnet `", text, "` is no IPv4 subnet with a prefix from 8 to 30"));
 }
 
+size_t Ipam::taken() {
+  std::lock_guard lock(mutex_);
+  return taken_.size();
+}
+
 absl::StatusOr<uint32_t> Ipam::Allocate() {
   std::lock_guard lock(mutex_);
   while (next_ < subnet_.last()) {

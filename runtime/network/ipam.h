@@ -33,6 +33,7 @@ class Ipam {
   explicit Ipam(Subnet subnet) : subnet_(subnet), next_(subnet.base + 2) {}
 
   const Subnet& subnet() const { return subnet_; }
+  size_t taken();  // addresses, now
   // A free address: those never used first, then the one freed longest ago. RESOURCE_EXHAUSTED when full.
   absl::StatusOr<uint32_t> Allocate();
   void Release(uint32_t ip);  // what is not taken is left alone

@@ -54,7 +54,8 @@ class PodNetwork {
   // OK, or UNAVAILABLE with the reason (NetworkReady of the CRI's Status). Notices a configuration that comes
   // or goes.
   virtual absl::Status Ready() = 0;
-  virtual std::string Describe() = 0;  // "cni NAME from FILE" or "built-in bridge cri-sock0 10.88.0.0/16"
+  virtual std::string
+  Describe() = 0;  // "cni NAME from FILE" or "built-in bridge cri-sock0 10.88.0.0/16, 3 addresses taken"
   // Prepares an interface in a fresh namespace ahead of need, with no pod known yet: the token is given to
   // Attach for the same namespace. Empty with CNI. `netns` is a descriptor of the namespace.
   virtual absl::StatusOr<std::string> Prepare(int netns) = 0;

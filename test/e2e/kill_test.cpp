@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <sstream>
 #include <thread>
@@ -236,6 +237,8 @@ class Load {
         return one.ends_with("/zygotes") || one.find("/snapshots/") != std::string::npos;
       });
     EXPECT_THAT(left, testing::IsEmpty());
+    // Addresses go with their interfaces.
+    EXPECT_TRUE(Until([&] { return Addresses() == Ports(); })) << Addresses() << ", " << Ports() << " ports";
     // Interfaces go behind the call; those of spare sandboxes stay, of two kinds and eight each, and for
     // Zygotes more.
     EXPECT_TRUE(forks_ || Until([&] { return Ports() <= 16; })) << Ports() << " ports of the bridge";
@@ -246,6 +249,15 @@ class Load {
   }
 
  private:
+  long Addresses() const {
+    grpc::ClientContext context;
+    api::StatusRequest request;
+    request.set_verbose(true);
+    api::StatusResponse response;
+    EXPECT_TRUE(node_.runtime().Status(&context, request, &response).ok());
+    const std::string network = nlohmann::json::parse(response.info().at("config"))["network"];
+    return strtol(network.c_str() + network.rfind(", ") + 2, nullptr, 10);
+  }
   long Ports() const {
     std::error_code error;
     std::filesystem::directory_iterator ports("/sys/class/net/" + node_.bridge() + "/brif", error);
