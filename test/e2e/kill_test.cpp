@@ -12,7 +12,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <sstream>
 #include <thread>
@@ -250,12 +249,7 @@ class Load {
 
  private:
   long Addresses() const {
-    grpc::ClientContext context;
-    api::StatusRequest request;
-    request.set_verbose(true);
-    api::StatusResponse response;
-    EXPECT_TRUE(node_.runtime().Status(&context, request, &response).ok());
-    const std::string network = nlohmann::json::parse(response.info().at("config"))["network"];
+    const std::string network = node_.Verbose("config")["network"];
     return strtol(network.c_str() + network.rfind(", ") + 2, nullptr, 10);
   }
   long Ports() const {

@@ -125,7 +125,8 @@ Node::~Node() {
                    "*' -exec rmdir {} +")
                    .c_str());
   if (testing::Test::HasFailure()) {
-    if (auto log = ReadFile(dir_ + "/daemon.log", 64 << 20); log.ok()) fprintf(stderr, "--- daemon:\n%s", log->c_str());
+    if (auto log = ReadFile(dir_ + "/daemon.log", 64 << 20); log.ok())
+      fprintf(stderr, "--- daemon:\n%s", log->c_str());
   }
   absl::Status removed = RemoveTree(dir_);
   EXPECT_TRUE(removed.ok()) << removed;
@@ -283,6 +284,32 @@ api::ExecSyncResponse Node::Exec(const std::string& container, std::vector<std::
     EXPECT_TRUE(result.ok()) << result.error_message();
   }
   return response;
+}
+
+void Node::RemovePods() {
+  grpc::ClientContext context;
+  api::ListPodSandboxResponse pods;
+  ASSERT_TRUE(runtime_->ListPodSandbox(&context, {}, &pods).ok());
+  for (const auto& pod : pods.items()) EXPECT_TRUE(RemovePod(pod.id()).ok());
+}
+
+nlohmann::json Node::Verbose(const std::string& key) {
+  grpc::ClientContext context;
+  api::StatusRequest request;
+  request.set_verbose(true);
+  api::StatusResponse response;
+  EXPECT_TRUE(runtime_->Status(&context, request, &response).ok());
+  return nlohmann::json::parse(response.info().at(key));
+}
+
+nlohmann::json Node::Info(const std::string& container) {
+  grpc::ClientContext context;
+  api::ContainerStatusRequest request;
+  request.set_container_id(container);
+  request.set_verbose(true);
+  api::ContainerStatusResponse response;
+  EXPECT_TRUE(runtime_->ContainerStatus(&context, request, &response).ok());
+  return nlohmann::json::parse(response.info().at("info"));
 }
 
 grpc::Status Node::RemovePod(const std::string& pod) {

@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -62,6 +63,10 @@ class Node {
   api::ExecSyncResponse Exec(const std::string& container, std::vector<std::string> command,
                              int64_t timeout_s, grpc::Status* status = nullptr);
   grpc::Status RemovePod(const std::string& pod);
+  void RemovePods();  // all of them
+  // What the runtime's verbose Status tells under `key`, and a container's verbose status.
+  nlohmann::json Verbose(const std::string& key);
+  nlohmann::json Info(const std::string& container);
   // Runs sockctl with these arguments, for a shell, on this node; what it said on stdout and stderr, and its
   // exit status.
   std::string Sockctl(const std::string& arguments, int* exit = nullptr) const;

@@ -30,10 +30,7 @@ class ZygoteFixture : public testing::Test {
   }
   void TearDown() override {
     change_pod_ = nullptr;
-    grpc::ClientContext context;
-    api::ListPodSandboxResponse pods;
-    ASSERT_TRUE(node_->runtime().ListPodSandbox(&context, {}, &pods).ok());
-    for (const auto& pod : pods.items()) EXPECT_TRUE(node_->RemovePod(pod.id()).ok());
+    node_->RemovePods();
   }
 
   struct Run {
@@ -45,15 +42,7 @@ class ZygoteFixture : public testing::Test {
   };
   using Annotations = std::map<std::string, std::string>;
   using Change = std::function<void(api::ContainerConfig&)>;
-  static nlohmann::json Info(const std::string& container) {
-    grpc::ClientContext context;
-    api::ContainerStatusRequest request;
-    request.set_container_id(container);
-    request.set_verbose(true);
-    api::ContainerStatusResponse response;
-    EXPECT_TRUE(node_->runtime().ContainerStatus(&context, request, &response).ok());
-    return nlohmann::json::parse(response.info().at("info"));
-  }
+  static nlohmann::json Info(const std::string& container) { return node_->Info(container); }
   // One pod of the kind that `annotations` make, with a program that ends unless `wait` is false.
   static Run RunOne(std::vector<std::string> command, Annotations annotations, bool wait = true,
                     const Change& change = {}) {

@@ -39,22 +39,9 @@ class ZygotePodsTest : public testing::Test {
     node_ = nullptr;
   }
   void TearDown() override { RemovePods(); }
-  static void RemovePods() {
-    grpc::ClientContext context;
-    api::ListPodSandboxResponse pods;
-    ASSERT_TRUE(node_->runtime().ListPodSandbox(&context, {}, &pods).ok());
-    for (const auto& pod : pods.items()) EXPECT_TRUE(node_->RemovePod(pod.id()).ok());
-  }
+  static void RemovePods() { node_->RemovePods(); }
 
-  static nlohmann::json Info(const std::string& container) {
-    grpc::ClientContext context;
-    api::ContainerStatusRequest request;
-    request.set_container_id(container);
-    request.set_verbose(true);
-    api::ContainerStatusResponse response;
-    EXPECT_TRUE(node_->runtime().ContainerStatus(&context, request, &response).ok());
-    return nlohmann::json::parse(response.info().at("info"));
-  }
+  static nlohmann::json Info(const std::string& container) { return node_->Info(container); }
   static bool Forked(const std::string& container) { return Info(container).at("forked").get<bool>(); }
   static std::string Reason(const std::string& container) { return Info(container).value("notForked", ""); }
 

@@ -51,12 +51,7 @@ class ZygoteUpkeepTest : public testing::Test {
     node_->StartDaemon();
     for (const std::string& left : node_->Leftovers()) EXPECT_TRUE(left.ends_with("/zygotes")) << left;
   }
-  static void RemovePods() {
-    grpc::ClientContext context;
-    api::ListPodSandboxResponse pods;
-    ASSERT_TRUE(node_->runtime().ListPodSandbox(&context, {}, &pods).ok());
-    for (const auto& pod : pods.items()) EXPECT_TRUE(node_->RemovePod(pod.id()).ok());
-  }
+  static void RemovePods() { node_->RemovePods(); }
   // A daemon with these settings of Zygotes.
   static void Configure(const std::string& zygotes) {
     node_->KillDaemon(SIGTERM);
@@ -65,14 +60,7 @@ class ZygoteUpkeepTest : public testing::Test {
     node_->StartDaemon();
   }
 
-  static json Verbose(const std::string& key) {
-    grpc::ClientContext context;
-    api::StatusRequest request;
-    request.set_verbose(true);
-    api::StatusResponse response;
-    EXPECT_TRUE(node_->runtime().Status(&context, request, &response).ok());
-    return json::parse(response.info().at(key));
-  }
+  static json Verbose(const std::string& key) { return node_->Verbose(key); }
   // The Zygote that imported `module`, or that of none.
   static json ZygoteOf(const std::string& module = "") {
     for (const json& one : Verbose("zygotes")) {
@@ -107,15 +95,7 @@ class ZygoteUpkeepTest : public testing::Test {
     started.forked = started.info.at("forked").get<bool>();
     return started;
   }
-  static json Info(const std::string& container) {
-    grpc::ClientContext context;
-    api::ContainerStatusRequest request;
-    request.set_container_id(container);
-    request.set_verbose(true);
-    api::ContainerStatusResponse response;
-    EXPECT_TRUE(node_->runtime().ContainerStatus(&context, request, &response).ok());
-    return json::parse(response.info().at("info"));
-  }
+  static nlohmann::json Info(const std::string& container) { return node_->Info(container); }
   static Started RunForked(const std::string& module = "") {
     Started started;
     EXPECT_TRUE(Until([&] {
