@@ -18,10 +18,7 @@ class NodeFixture : public testing::Test {
     ASSERT_TRUE(pulled.ok()) << pulled.error_message();
   }
   void TearDown() override {
-    grpc::ClientContext context;
-    api::ListPodSandboxResponse pods;
-    ASSERT_TRUE(node_.runtime().ListPodSandbox(&context, {}, &pods).ok());
-    for (const auto& pod : pods.items()) EXPECT_TRUE(node_.RemovePod(pod.id()).ok());
+    node_.RemovePods();
     EXPECT_THAT(node_.Leftovers(), testing::IsEmpty());
   }
   // The pod config_ with one container of its name that has been started.
