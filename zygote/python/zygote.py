@@ -20,9 +20,28 @@ if __name__ == '__main__':
 import os
 import _signal
 import _socket
-import _ctypes
 import gc
 import time
+if __name__ == '__main__':
+    def _load_ctypes():
+        """Since 3.4, libffi maps the code of callbacks from its own file, which it keeps open: no program may have that.
+
+        Where it can open nothing at its first callback, it takes memory of its own for them.
+        """
+        import resource
+        bootstrap = sys.modules['_frozen_importlib']
+        spec = bootstrap._find_spec('_ctypes', None)
+        module = bootstrap.module_from_spec(spec)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            spec.loader.exec_module(module)  # from 3.14 on the first one is made here
+            type('Callback', (module.CFuncPtr,), {'_flags_': 1, '_argtypes_': (), '_restype_': None})(int)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        sys.modules['_ctypes'] = module
+    _load_ctypes()
+import _ctypes
 
 CONTROL, MESSAGE, DESCRIPTORS = 3, 150000, 32
 NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
@@ -97,7 +116,6 @@ thread_state = c('PyThreadState_Get', kind=PythonFunction)
 get_importer = c('PyImport_GetImporter', Object, kind=PythonFunction, result=Object)
 call_object = c('PyObject_CallObject', Object, Object, kind=PythonFunction, result=Object)
 run_string = c('PyRun_SimpleStringFlags', Pointer, Pointer, kind=PythonFunction, result=Int)
-run_text = c('PyRun_StringFlags', Pointer, Long, Object, Object, Pointer, kind=PythonFunction, result=Object)
 run_file = c('PyRun_AnyFileExFlags', Long, Pointer, Long, Pointer, kind=PythonFunction, result=Int)
 
 
@@ -871,7 +889,7 @@ def command_line(zygote, arguments, variables, extra):
 
 def streams(unbuffered):
     """sys.stdin, stdout and stderr on the new descriptors. The objects stay: an import may hold one."""
-    io = sys.modules['io']
+    io = sys.modules['_io']  # since 3.14 a start has no `io`
     for fd, name, attribute in ((0, '<stdin>', 'stdin'), (1, '<stdout>', 'stdout'), (2, '<stderr>', 'stderr')):
         stream = getattr(sys, '__%s__' % attribute)
         writes = fd > 0
@@ -1231,11 +1249,13 @@ def run(plan):
         gc.enable()
     status = {'command': run_command, 'script': run_script, 'module': lambda p: run_module(p, p.target, True)}[plan.mode](plan)
     if status == 1 and getattr(sys, 'last_type', None) is KeyboardInterrupt:
-        # What the interpreter's main notes itself where it ends by SIGINT; it sees to the rest.
-        try:
-            run_text(b'raise KeyboardInterrupt\0', 257, {}, {}, None)
-        except KeyboardInterrupt:
-            return None
+        # The interpreter's main ends by SIGINT only where C told of one: up to 3.13 left one unhandled.
+        kept = {name: value for name, value in vars(sys).items() if name == 'excepthook' or name.startswith('last_')}
+        sys.excepthook = lambda *_: None
+        run_string(b'raise KeyboardInterrupt\0', None)
+        del sys.excepthook
+        vars(sys).update(kept)
+        return None
     return status
 
 

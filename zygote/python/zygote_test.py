@@ -149,6 +149,10 @@ class Protocol(Case):
             for file, content in files.items():
                 with open(os.path.join(lib, name, file), 'w') as f:
                     f.write(content)
+        # Since 3.12 a file that RECORD names and that is not there does not count.
+        os.mkdir(os.path.join(lib, 'oth'))
+        self.module('oth/__init__', '')
+        self.module('file', '')
         zygote = self.zygote(bare=True)
         packages = [v for k, v in zygote.ask('probe') if k == 'package']
         self.assertIn('Some_Thing 1.2 some _some', packages)
@@ -290,6 +294,11 @@ seen = os.environ.get('NUMEXPR_NUM_THREADS'), os.environ.get('JE_ARROW_MALLOC_CO
         zygote = self.zygote('pool', environment=['NUMEXPR_NUM_THREADS=7'])
         code = 'import os, pool; print(pool.seen, os.environ.get("NUMEXPR_NUM_THREADS"), os.environ.get("JE_ARROW_MALLOC_CONF"))'
         self.assertEqual(self.run_code(zygote, code), ("('7', 'background_thread:false') 7 None\n", 0))
+
+    def test_callbacks_of_imports(self):
+        self.module('calls_back', 'import ctypes\ncallback = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 7)')
+        zygote = self.zygote('calls_back')
+        self.assertEqual(self.run_code(zygote, 'import calls_back; print(calls_back.callback())'), ('7\n', 0))
 
     def test_threads_that_end_before_a_fork(self):
         self.module('mod', """

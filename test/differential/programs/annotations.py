@@ -1,2 +1,3 @@
+import __main__
 x: int = 1
-print(__annotations__)
+print(__main__.__annotations__)
