@@ -745,7 +745,7 @@ class Plan:
             code = Pointer.from_param(self.seccomp)
             program = (len(self.seccomp) // 8).to_bytes(8, sys.byteorder) + address_of(self.seccomp).to_bytes(8, sys.byteorder)
             checked('seccomp', 'load seccomp filter', syscall(CALLS['seccomp'], 1, self.seccomp_flags, program, 0, 0))
-            del code
+            del code, key
         if self.caps and not (self.seccomp and self.no_new_privs):
             self.capabilities(0)
 
@@ -1201,8 +1201,9 @@ def run_command(plan):
             pass
         else:
             import linecache
-            linecache._register_code('<string>' if sys.version_info < (3, 14) else code, source, '<string>')
-            del code
+            key = code if hasattr(linecache, '_interactive_cache') else '<string>'  # later releases of 3.13 and on
+            linecache._register_code(key, source, '<string>')
+            del code, key
     return 1 if alone(run_string, data + b'\0', flags(0x800)) else 0
 
 
