@@ -745,7 +745,7 @@ class Plan:
             code = Pointer.from_param(self.seccomp)
             program = (len(self.seccomp) // 8).to_bytes(8, sys.byteorder) + address_of(self.seccomp).to_bytes(8, sys.byteorder)
             checked('seccomp', 'load seccomp filter', syscall(CALLS['seccomp'], 1, self.seccomp_flags, program, 0, 0))
-            del code, key
+            del code
         if self.caps and not (self.seccomp and self.no_new_privs):
             self.capabilities(0)
 
