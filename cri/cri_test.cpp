@@ -7,6 +7,7 @@
 
 #include <csignal>
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <thread>
 
@@ -248,6 +249,44 @@ TEST_F(CriTest, StatsComeFromCgroupsAndSamples) {
   fs.Clear();
   ASSERT_TRUE(cri->ImageFsInfo({}, &fs).ok());
   EXPECT_EQ(fs.container_filesystems(0).used_bytes().value(), 0u);
+}
+
+TEST_F(CriTest, TellsWhatTheNetworksPluginsFind) {
+  const std::string pod = *Run("web");
+  auto verbose = [&] {
+    api::PodSandboxStatusRequest q;
+    q.set_pod_sandbox_id(pod);
+    q.set_verbose(true);
+    api::PodSandboxStatusResponse r;
+    EXPECT_TRUE(cri->PodSandboxStatus(q, &r).ok());
+    EXPECT_EQ(r.status().state(), api::SANDBOX_READY);
+    return nlohmann::json::parse(r.info().at("info"));
+  };
+  EXPECT_FALSE(verbose().contains("networkCheck"));
+  auto& check = runtime.fake_network.check.emplace();
+  check.pending = true;
+  EXPECT_EQ(verbose()["networkCheck"], nlohmann::json({{"pending", true}}));
+  check.pending = false;
+  check.at = std::chrono::system_clock::from_time_t(1);
+  check.status = absl::OkStatus();
+  nlohmann::json want{{"pending", false}, {"result", "ok"}, {"at", "1970-01-01T00:00:01Z"}};
+  EXPECT_EQ(verbose()["networkCheck"], want);
+  check.status = absl::UnavailableError("no route");
+  want["result"] = "failed";
+  want["message"] = "no route";
+  EXPECT_EQ(verbose()["networkCheck"], want);
+  const std::string metrics = cri->Metrics();
+  EXPECT_THAT(metrics, testing::HasSubstr("cri_sock_cni_check_pods{result=\"ok\"} 1\n"));
+  EXPECT_THAT(metrics, testing::HasSubstr("cri_sock_cni_check_pods{result=\"failed\"} 2\n"));
+  api::StopPodSandboxRequest stop;
+  stop.set_pod_sandbox_id(pod);
+  ASSERT_TRUE(cri->StopPodSandbox(stop, nullptr).ok());
+  api::PodSandboxStatusRequest q;
+  q.set_pod_sandbox_id(pod);
+  q.set_verbose(true);
+  api::PodSandboxStatusResponse r;
+  ASSERT_TRUE(cri->PodSandboxStatus(q, &r).ok());
+  EXPECT_THAT(r.info().at("info"), testing::Not(testing::HasSubstr("networkCheck")));
 }
 
 TEST_F(CriTest, RefusesWhatWouldSpoilThePodsFiles) {

@@ -53,8 +53,13 @@ class FakeNetwork : public sock::runtime::PodNetwork {
     cidr = c;
     return {};
   }
+  std::optional<sock::runtime::NetworkCheck> Check(const std::string&, std::chrono::milliseconds) override {
+    return check;
+  }
+  sock::runtime::NetworkCheckCounts CountChecks() const override { return {1, 2}; }
   absl::Status ready;
   std::string cidr;
+  std::optional<sock::runtime::NetworkCheck> check;
 };
 
 class FakeRuntime : public sock::runtime::Runtime {

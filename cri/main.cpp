@@ -115,6 +115,12 @@ absl::Status Run(const Flags& flags, const sigset_t& ends) {
   options.network.cni_bin_dirs = config.cni_bin_dirs;
   options.network.bridge = config.bridge;
   options.network.subnet = config.subnet;
+  options.network.on_check = [](const std::string& id, const absl::Status& status) {
+    if (status.ok())
+      spdlog::info("network of sandbox {} is again as its plugins made it", id);
+    else
+      spdlog::warn("network of sandbox {}: {}", id, std::string(status.message()));
+  };
 
   sock::cri::Cri cri(config, flags.state);
   ASSIGN_OR_RETURN_AS(

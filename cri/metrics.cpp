@@ -169,12 +169,17 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::s
 }
 
 std::string CountMetrics(const std::map<std::string, uint64_t>& pods,
-                         const std::map<std::string, uint64_t>& containers) {
+                         const std::map<std::string, uint64_t>& containers,
+                         const runtime::NetworkCheckCounts& checks) {
   Text text;
   text.Family("cri_sock_pods", "gauge", "Pods by state.");
   for (const auto& [state, count] : pods) text.Sample({{"state", state}}, static_cast<double>(count));
   text.Family("cri_sock_containers", "gauge", "Containers by state.");
   for (const auto& [state, count] : containers) text.Sample({{"state", state}}, static_cast<double>(count));
+  text.Family("cri_sock_cni_check_pods", "gauge",
+              "Pods by the result of the last CNI CHECK; those never checked count as neither.");
+  text.Sample({{"result", "ok"}}, static_cast<double>(checks.ok));
+  text.Sample({{"result", "failed"}}, static_cast<double>(checks.failed));
   return text.Take();
 }
 

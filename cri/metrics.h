@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "runtime/network/pod_network.h"
 #include "zygote/zygotes.h"
 
 namespace sock::cri {
@@ -26,7 +27,8 @@ class MetricsServer {
 
 // Counts by state.
 std::string CountMetrics(const std::map<std::string, uint64_t>& pods,
-                         const std::map<std::string, uint64_t>& containers);
+                         const std::map<std::string, uint64_t>& containers,
+                         const runtime::NetworkCheckCounts& checks);
 
 // What the Zygotes' part of it says (prometheus.io/docs/instrumenting/exposition_formats).
 std::string ZygoteMetrics(const zygote::ZygotesStatus& all, std::chrono::system_clock::time_point now);

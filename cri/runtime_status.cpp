@@ -118,7 +118,8 @@ std::string Cri::Metrics() const {
   }
   zygote::ZygotesStatus all;
   if (zygote::Zygotes* known = zygotes_; known != nullptr) all = known->List();
-  return CountMetrics(pods, containers) + ZygoteMetrics(all, std::chrono::system_clock::now());
+  return CountMetrics(pods, containers, runtime_->network().CountChecks()) +
+         ZygoteMetrics(all, std::chrono::system_clock::now());
 }
 
 absl::Status Cri::RuntimeConfig(const api::RuntimeConfigRequest&, api::RuntimeConfigResponse* response) {

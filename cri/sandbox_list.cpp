@@ -1,8 +1,25 @@
+#include <fmt/chrono.h>
+
 #include <nlohmann/json.hpp>
 
 #include "cri/cri.h"
 
 namespace sock::cri {
+namespace {
+
+constexpr std::chrono::seconds kCheckPatience{1};  // tools such as crictl give up after 2 s
+
+nlohmann::json ToJson(const sock::runtime::NetworkCheck& check) {
+  nlohmann::json json = {{"pending", check.pending}};
+  if (check.status) {
+    json["result"] = check.status->ok() ? "ok" : "failed";
+    if (!check.status->ok()) json["message"] = std::string(check.status->message());
+    json["at"] = fmt::format("{:%FT%TZ}", fmt::gmtime(std::chrono::system_clock::to_time_t(check.at)));
+  }
+  return json;
+}
+
+}  // namespace
 
 bool LabelsMatch(const google::protobuf::Map<std::string, std::string>& selector,
                  const google::protobuf::Map<std::string, std::string>& labels) {
@@ -45,6 +62,9 @@ absl::Status Cri::PodSandboxStatus(const api::PodSandboxStatusRequest& request,
     info["cgroup_parent"] = record->cgroup_parent;
     if (!record->node_users.empty()) info["nodeUserNamespace"] = record->node_users;
     info["files"] = FilesDir(record->id);
+    if (record->state() == api::SANDBOX_READY)
+      if (auto check = runtime_->network().Check(record->id, kCheckPatience))
+        info["networkCheck"] = ToJson(*check);
     (*response->mutable_info())["info"] = info.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   }
   return absl::OkStatus();

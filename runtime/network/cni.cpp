@@ -232,7 +232,7 @@ absl::Status Cni::CheckPlugins(const CniConfig& config) {
 }
 
 absl::StatusOr<std::string> Cni::Spawn(const std::string& path, const std::string& input,
-                                       std::vector<std::string> environment) {
+                                       std::vector<std::string> environment, int stop) {
   // Memory files: a plugin that never reads, or leaves a child with its output open, blocks nobody.
   ASSIGN_OR_RETURN(Fd in, MemoryFile("cni-in", input));
   ASSIGN_OR_RETURN(Fd out, MemoryFile("cni-out", ""));
@@ -262,8 +262,11 @@ absl::StatusOr<std::string> Cni::Spawn(const std::string& path, const std::strin
   std::string program = path;
   char* argv[] = {program.data(), nullptr};
 
-  running_.acquire();
-  absl::Cleanup release = [&] { running_.release(); };
+  const bool counts = stop < 0;
+  if (counts) running_.acquire();
+  absl::Cleanup release = [&] {
+    if (counts) running_.release();
+  };
   pid_t pid = 0;
   if (int failed = posix_spawn(&pid, path.c_str(), &actions, &attributes, argv, env.data()); failed != 0)
     return ErrnoStatus(failed, Cat("run `", path, "`"));
@@ -274,8 +277,10 @@ absl::StatusOr<std::string> Cni::Spawn(const std::string& path, const std::strin
     auto left =
         std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     if (left.count() <= 0) break;
-    pollfd poll_for{pidfd.get(), POLLIN, 0};
-    ended = poll(&poll_for, 1, static_cast<int>(left.count()) + 1) > 0;
+    pollfd poll_for[] = {{pidfd.get(), POLLIN, 0}, {stop, POLLIN, 0}};
+    if (poll(poll_for, 2, static_cast<int>(left.count()) + 1) <= 0) continue;
+    ended = poll_for[0].revents != 0;
+    if (poll_for[1].revents != 0) break;
   }
   if (!ended) kill(-pid, SIGKILL);
   int status = 0;
@@ -319,7 +324,7 @@ absl::StatusOr<std::string> Cni::Run(const CniConfig& config, const std::string&
       Cat("CNI_PATH=", dirs),
       Cat("CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=", pod.namespace_, ";K8S_POD_NAME=", pod.name,
           ";K8S_POD_INFRA_CONTAINER_ID=", pod.sandbox_id, ";K8S_POD_UID=", pod.uid)};
-  auto result = Spawn(path, Dump(input), std::move(environment));
+  auto result = Spawn(path, Dump(input), std::move(environment), call.stop);
   if (!result.ok()) return Annotate(result.status(), Cat("cni ", call.command, " by plugin `", type, "`"));
   return result;
 }
@@ -452,10 +457,14 @@ absl::Status Cni::RemoveOrphans() {
   return absl::OkStatus();
 }
 
-absl::Status Cni::Check(const PodNetworkRequest& request, const std::string& text) {
+bool Cni::CanCheck(const std::string& text) {
+  absl::StatusOr<State> state = FromState(text);
+  return state.ok() && !state->config.disable_check && AtLeast(state->config.version, "0.4.0");
+}
+
+absl::Status Cni::Check(const PodNetworkRequest& request, const std::string& text, int stop) {
   ASSIGN_OR_RETURN(State state, FromState(text));
-  if (state.config.disable_check || !AtLeast(state.config.version, "0.4.0")) return absl::OkStatus();
-  Call call{"CHECK", request.netns_path, &request, state.result, state.cidr};
+  Call call{"CHECK", request.netns_path, &request, state.result, state.cidr, stop};
   for (const std::string& plugin : state.config.plugins)
     RETURN_IF_ERROR(Run(state.config, plugin, call).status());
   return absl::OkStatus();

@@ -44,8 +44,13 @@ class Cni {
   absl::StatusOr<PodNetworkResult> Add(const CniConfig& config, const PodNetworkRequest& request, int netns);
   // DEL of every plugin in reverse, with the configuration of the ADD.
   absl::Status Del(const PodNetworkRequest& request, const std::string& state);
-  // CHECK of every plugin; OK for versions before 0.4.0 and with disableCheck.
-  absl::Status Check(const PodNetworkRequest& request, const std::string& state);
+  // Whether the configuration that made this state may be checked: cniVersion 0.4.0 and later, and not with
+  // disableCheck.
+  static bool CanCheck(const std::string& state);
+  // CHECK of every plugin in order, with the result of the ADD, up to the first that fails. Ends at once,
+  // with what runs, when the descriptor `stop` is readable. It waits for no other plugin, nor do others for
+  // it.
+  absl::Status Check(const PodNetworkRequest& request, const std::string& state, int stop);
 
   // Every attachment is noted in cni_cache_dir from before its ADD until its DEL succeeded: what plugins keep
   // on disk (leases) outlives the sandboxes' records at a reboot. RemoveOrphans calls DEL for those noted and
@@ -61,12 +66,13 @@ class Cni {
     const PodNetworkRequest* request;
     std::string previous;  // prevResult, JSON text or empty
     std::string cidr;
+    int stop = -1;  // CHECK: a descriptor
   };
   absl::StatusOr<std::string> FindPlugin(const std::string& type);
   // One plugin; its result's text.
   absl::StatusOr<std::string> Run(const CniConfig& config, const std::string& plugin, const Call& call);
   absl::StatusOr<std::string> Spawn(const std::string& path, const std::string& input,
-                                    std::vector<std::string> environment);
+                                    std::vector<std::string> environment, int stop);
   absl::Status DelFrom(const CniConfig& config, size_t count, const Call& call);
   std::string NoteFile(const std::string& sandbox_id) const;
   absl::Status Note(const PodNetworkRequest& request, const std::string& state);

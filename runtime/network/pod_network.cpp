@@ -5,10 +5,13 @@
 #include "runtime/base/status.h"
 #include "runtime/base/text.h"
 #include "runtime/network/bridge_network.h"
+#include "runtime/network/checks.h"
 #include "runtime/network/cni.h"
 
 namespace sock::runtime {
 namespace {
+
+constexpr size_t kParallelChecks = 2;  // beside what plugins do for pods that come and go
 
 // Which of the two made a sandbox's network.
 absl::StatusOr<bool> MadeByCni(const std::string& state) {
@@ -23,8 +26,15 @@ absl::StatusOr<bool> MadeByCni(const std::string& state) {
 // CNI while a configuration stands in its directory, else the bridge; seen anew at each call.
 class ChosenNetwork final : public PodNetwork {
  public:
-  ChosenNetwork(std::unique_ptr<BridgeNetwork> bridge, std::unique_ptr<Cni> cni)
-      : bridge_(std::move(bridge)), cni_(std::move(cni)) {}
+  ChosenNetwork(std::unique_ptr<BridgeNetwork> bridge, const PodNetworkOptions& options)
+      : bridge_(std::move(bridge)),
+        cni_(std::make_unique<Cni>(options)),
+        checks_(
+            kParallelChecks,
+            [this](const PodNetworkRequest& request, const std::string& state, int stop) {
+              return cni_->Check(request, state, stop);
+            },
+            options.on_check) {}
 
   absl::Status Ready() override {
     ASSIGN_OR_RETURN(auto config, Config());
@@ -59,13 +69,17 @@ class ChosenNetwork final : public PodNetwork {
     if (!config.ok() || *config != nullptr) Unprepare(token);  // the configuration came after the preparation
     RETURN_IF_ERROR(config.status());
     if (*config == nullptr) return bridge_->Attach(request, netns, token);
-    return cni_->Add(**config, request, netns);
+    ASSIGN_OR_RETURN(PodNetworkResult result, cni_->Add(**config, request, netns));
+    if (Cni::CanCheck(result.state)) checks_.Add(request, result.state);
+    return result;
   }
 
   absl::Status Detach(const PodNetworkRequest& request, const std::string& state) override {
     if (state.empty()) return absl::OkStatus();
     ASSIGN_OR_RETURN(bool by_cni, MadeByCni(state));
-    return by_cni ? cni_->Del(request, state) : bridge_->Detach(state);
+    if (!by_cni) return bridge_->Detach(state);
+    checks_.Drop(request.sandbox_id);  // plugins are asked one thing at a time of one pod
+    return cni_->Del(request, state);
   }
 
   absl::Status Adopt(const PodNetworkRequest& request, const std::string& state) override {
@@ -73,11 +87,13 @@ class ChosenNetwork final : public PodNetwork {
     ASSIGN_OR_RETURN(bool by_cni, MadeByCni(state));
     if (!by_cni) return bridge_->Adopt(state);
     cni_->Adopt(request.sandbox_id);
+    if (Cni::CanCheck(state)) checks_.Add(request, state);
     return absl::OkStatus();
   }
 
   absl::Status RemoveOrphans() override {
     RETURN_IF_ERROR(cni_->RemoveOrphans());
+    checks_.AskAll();
     return bridge_->RemoveOrphans();
   }
 
@@ -86,6 +102,12 @@ class ChosenNetwork final : public PodNetwork {
     cni_->SetPodCidr(cidr);
     return absl::OkStatus();
   }
+
+  std::optional<NetworkCheck> Check(const std::string& sandbox_id,
+                                    std::chrono::milliseconds patience) override {
+    return checks_.Ask(sandbox_id, patience);
+  }
+  NetworkCheckCounts CountChecks() const override { return checks_.Count(); }
 
  private:
   absl::StatusOr<std::shared_ptr<const CniConfig>> Config() {
@@ -96,13 +118,14 @@ class ChosenNetwork final : public PodNetwork {
 
   std::unique_ptr<BridgeNetwork> bridge_;
   std::unique_ptr<Cni> cni_;
+  NetworkChecks checks_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<PodNetwork>> PodNetwork::Open(PodNetworkOptions options) {
   ASSIGN_OR_RETURN(auto bridge, BridgeNetwork::Open(options.bridge, options.subnet));
-  return std::make_unique<ChosenNetwork>(std::move(bridge), std::make_unique<Cni>(std::move(options)));
+  return std::make_unique<ChosenNetwork>(std::move(bridge), options);
 }
 
 }  // namespace sock::runtime

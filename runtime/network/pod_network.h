@@ -1,10 +1,12 @@
 // The network of a pod: CNI as configured, or the built-in bridge where no CNI configuration exists.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,7 +30,18 @@ struct PodNetworkRequest {
 struct PodNetworkResult {
   std::vector<std::string> ips;  // primary first
   std::vector<std::string> dns_servers, dns_searches, dns_options;
-  std::string state;  // opaque; kept in the sandbox's record and given back to Detach, Check and Adopt
+  std::string state;  // opaque; kept in the sandbox's record and given back to Detach and Adopt
+};
+
+// What CNI's CHECK said of a pod: OK where its plugins find everything as they made it.
+struct NetworkCheck {
+  std::optional<absl::Status> status;  // of the last one that ended, at `at`; absent: there was none
+  std::chrono::system_clock::time_point at;
+  bool pending = false;  // another one runs, or waits for its turn
+};
+
+struct NetworkCheckCounts {  // pods by their last CHECK
+  size_t ok = 0, failed = 0;
 };
 
 struct InterfaceStats {
@@ -44,6 +57,10 @@ struct PodNetworkOptions {
   int cni_parallel = 8, cni_timeout_s = 60;
   std::string bridge = "cri-sock0",
               subnet = "10.88.0.0/16";  // the built-in network; a pod CIDR from kubelet replaces subnet
+  // Called from a thread of the network's for a pod of which CHECK finds fault, another than before, or none
+  // any more.
+  std::function<void(const std::string& sandbox_id, const absl::Status& status)> on_check =
+      [](const std::string&, const absl::Status&) {};
 };
 
 class PodNetwork {
@@ -69,9 +86,15 @@ class PodNetwork {
   virtual absl::Status Detach(const PodNetworkRequest& request, const std::string& state) = 0;
   // After a restart: marks the addresses of a living sandbox as taken.
   virtual absl::Status Adopt(const PodNetworkRequest& request, const std::string& state) = 0;
-  // After every sandbox was adopted: removes interfaces, addresses and rules that nobody owns.
+  // After every sandbox was adopted: removes interfaces, addresses and rules that nobody owns, and begins to
+  // have plugins check what was adopted, behind the call.
   virtual absl::Status RemoveOrphans() = 0;
   virtual absl::Status SetPodCidr(const std::string& cidr) = 0;
+  // Has the plugins of a pod check its network now, and waits for that at most `patience`; they go on behind
+  // it. nullopt: there is nothing to ask (no CNI, cniVersion below 0.4.0, disableCheck, detached).
+  virtual std::optional<NetworkCheck> Check(const std::string& sandbox_id,
+                                            std::chrono::milliseconds patience) = 0;
+  virtual NetworkCheckCounts CountChecks() const = 0;
 };
 
 // Counters of every interface but lo in a namespace (its descriptor), by netlink.

@@ -5,7 +5,9 @@
 
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 
+#include "runtime/base/path.h"
 #include "runtime/base/text.h"
 #include "test/e2e/node_fixture.h"
 
@@ -35,15 +37,68 @@ class CniTest : public NodeFixture {
 
   // A network of Debian's plugins; `more` are further plugins of the list, each with a comma before it.
   void Configure(const std::string& file, const std::string& name, const std::string& subnet,
-                 const std::string& more = "") {
+                 const std::string& more = "", const std::string& head = R"("cniVersion": "1.0.0")") {
     std::ofstream(node_.dir() + "/cni.new")
-        << R"({"cniVersion": "1.0.0", "name": ")" << name
-        << R"(", "plugins": [{"type": "bridge", "bridge": ")" << name
-        << R"(", "isGateway": true, "ipMasq": true, "ipam": {"type": "host-local", "dataDir": ")"
+        << "{" << head << R"(, "name": ")" << name << R"(", "plugins": [{"type": "bridge", "bridge": ")"
+        << name << R"(", "isGateway": true, "ipMasq": true, "ipam": {"type": "host-local", "dataDir": ")"
         << node_.dir() << R"(/ipam", "ranges": [[{"subnet": ")" << subnet
         << R"("}]], "routes": [{"dst": "0.0.0.0/0"}]}}, )"
         << R"({"type": "portmap", "capabilities": {"portMappings": true}})" << more << "]}";
     std::filesystem::rename(node_.dir() + "/cni.new", node_.dir() + "/cni/" + file);
+  }
+
+  // A plugin for the end of a list: it leaves the network alone and writes what it is asked to the file
+  // `asked`, a line each. CHECK fails while there is a file `broken`, and hangs while there is one `hang`.
+  std::string OurPlugin() {
+    const std::string dir = node_.dir() + "/cni-bin";
+    std::filesystem::create_directories(dir);
+    std::ofstream(dir + "/csock-check") << R"sh(#!/bin/sh
+cd "${0%/*}" || exit 1
+config=$(cat)
+echo "$CNI_COMMAND $CNI_CONTAINERID $(echo "$config" | jq -cS .prevResult)" >>asked
+[ "$CNI_COMMAND" != ADD ] || echo "$config" | jq .prevResult
+[ "$CNI_COMMAND" = CHECK ] || exit 0
+if [ -e hang ]; then echo $$ >>hanging; exec sleep 1000; fi
+[ -e broken ] || exit 0
+echo '{"cniVersion": "1.0.0", "code": 11, "msg": "network is changed", "details": "a rule is gone"}'
+exit 1
+)sh";
+    std::filesystem::permissions(dir + "/csock-check", std::filesystem::perms::owner_all);
+    return R"(, {"type": "csock-check"})";
+  }
+  std::string OurFile(const std::string& name) const { return node_.dir() + "/cni-bin/" + name; }
+  // What our plugin was asked of the pod by this command: what it was given as prevResult.
+  std::vector<std::string> Asked(const std::string& command, const std::string& pod) const {
+    std::vector<std::string> found;
+    std::ifstream asked(OurFile("asked"));
+    const std::string start = command + " " + pod + " ";
+    for (std::string line; std::getline(asked, line);)
+      if (line.starts_with(start)) found.push_back(line.substr(start.size()));
+    return found;
+  }
+  size_t Logged(const std::string& text) const {
+    std::ifstream log(node_.dir() + "/daemon.log");
+    size_t count = 0;
+    for (std::string line; std::getline(log, line);) count += line.find(text) != std::string::npos;
+    return count;
+  }
+  nlohmann::json PodInfo(const std::string& pod) {
+    grpc::ClientContext context;
+    api::PodSandboxStatusRequest request;
+    api::PodSandboxStatusResponse response;
+    request.set_pod_sandbox_id(pod);
+    request.set_verbose(true);
+    EXPECT_TRUE(node_.runtime().PodSandboxStatus(&context, request, &response).ok());
+    return nlohmann::json::parse(response.info().at("info"));
+  }
+  // Of the check that the question makes happen.
+  nlohmann::json Check(const std::string& pod) {
+    nlohmann::json check;
+    EXPECT_TRUE(Until([&] {
+      check = PodInfo(pod)["networkCheck"];
+      return check["pending"] == false;
+    }));
+    return check;
   }
 
   // The NetworkReady condition as the CRI's Status tells it.
@@ -193,6 +248,83 @@ TEST_F(CniTest, EachPodLeavesTheNetworkItCameTo) {
   for (const std::string& pod : {second, built_in, first}) EXPECT_TRUE(node_.RemovePod(pod).ok());
   EXPECT_THAT(Traces(), IsEmpty());
   EXPECT_THAT(Ip(node_.RunPod(node_.PodConfig("again"))), HasSubstr(node_.subnet()));
+}
+
+TEST_F(CniTest, WhatADaemonAdoptsIsChecked) {
+  Configure("10-e2e.conflist", kFirst, "10.196.0.0/24", OurPlugin());
+  // No host port: Debian's portmap misses IPv6 rules that its ADD does not make.
+  const std::string sound = node_.RunPod(node_.PodConfig("sound")),
+                    broken = node_.RunPod(node_.PodConfig("broken"));
+  EXPECT_THAT(Asked("CHECK", sound), IsEmpty());
+  EXPECT_EQ(Check(sound)["result"], "ok");
+  ASSERT_THAT(Asked("CHECK", sound), SizeIs(1));
+
+  node_.KillDaemon(SIGKILL);
+  const std::string inside = "nsenter --net=" + node_.dir() + "/run/ns/" + broken + "/net ";
+  ASSERT_EQ(system((inside + "ip route delete default").c_str()), 0);
+  node_.StartDaemon();
+  ASSERT_TRUE(Until([&] { return Asked("CHECK", sound).size() == 2; }));
+  // As the last plugin of the ADD left it.
+  EXPECT_EQ(Asked("CHECK", sound)[1], Asked("ADD", sound)[0]);
+  const std::string complaint = Cat("network of sandbox ", broken, ": cni CHECK by plugin `bridge`: ");
+  EXPECT_TRUE(Until([&] { return Logged(complaint) == 1; }));
+  EXPECT_THAT(Asked("CHECK", broken), IsEmpty());  // a plugin before it failed
+  nlohmann::json check = Check(broken);
+  EXPECT_EQ(check["result"], "failed");
+  EXPECT_THAT(check["message"].get<std::string>(), HasSubstr("cni CHECK by plugin `bridge`"));
+  EXPECT_EQ(Logged(complaint), 1u);
+  EXPECT_EQ(Logged("network of sandbox " + sound), 0u);
+  EXPECT_TRUE(NetworkReady().status());
+
+  std::ofstream(OurFile("broken")) << "";
+  check = Check(sound);
+  EXPECT_EQ(check["result"], "failed");
+  EXPECT_EQ(check["message"],
+            "cni CHECK by plugin `csock-check`: network is changed; a rule is gone (cni code 11)");
+  std::filesystem::remove(OurFile("broken"));
+  EXPECT_EQ(Check(sound)["result"], "ok");
+  EXPECT_EQ(Logged(Cat("network of sandbox ", sound, " is again")), 1u);
+}
+
+TEST_F(CniTest, ACheckThatHangsHoldsUpNobody) {
+  Configure("10-e2e.conflist", kFirst, "10.196.0.0/24", OurPlugin());
+  std::vector<std::string> pods;
+  for (const char* name : {"one", "two", "three"}) pods.push_back(node_.RunPod(node_.PodConfig(name)));
+  node_.KillDaemon(SIGKILL);
+  std::ofstream(OurFile("hang")) << "";
+  node_.StartDaemon();
+  auto hanging = [&] { return ReadFile(OurFile("hanging")).value_or(""); };
+  EXPECT_TRUE(Until([&] { return !hanging().empty(); }));
+  EXPECT_EQ(PodInfo(pods[2])["networkCheck"], nlohmann::json({{"pending", true}}));
+  const auto begin = std::chrono::steady_clock::now();
+  pods.push_back(node_.RunPod(node_.PodConfig("four")));
+  for (const std::string& pod : pods) {
+    EXPECT_TRUE(node_.RemovePod(pod).ok());
+    EXPECT_THAT(Asked("DEL", pod), SizeIs(1));
+  }
+  // A plugin may take 60 s.
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));
+  std::istringstream plugins(hanging());
+  for (pid_t plugin; plugins >> plugin;) EXPECT_NE(kill(plugin, 0), 0) << "a plugin was left";
+  EXPECT_EQ(Logged("network of sandbox"), 0u);
+}
+
+TEST_F(CniTest, WhereNoCheckIsWantedNoneIsMade) {
+  Configure("10-e2e.conflist", kFirst, "10.196.0.0/24", OurPlugin(),
+            R"("cniVersion": "1.0.0", "disableCheck": true)");
+  std::vector<std::string> pods{node_.RunPod(node_.PodConfig("disabled"))};
+  Configure("10-e2e.conflist", kFirst, "10.196.0.0/24", OurPlugin(), R"("cniVersion": "0.3.1")");
+  pods.push_back(node_.RunPod(node_.PodConfig("old")));
+  Configure("10-e2e.conflist", kFirst, "10.196.0.0/24", OurPlugin());
+  pods.push_back(node_.RunPod(node_.PodConfig("checked")));
+  node_.KillDaemon(SIGKILL);
+  node_.StartDaemon();
+  EXPECT_TRUE(Until([&] { return Asked("CHECK", pods[2]).size() == 1; }));
+  for (const std::string& pod : {pods[0], pods[1]}) {
+    EXPECT_FALSE(PodInfo(pod).contains("networkCheck"));
+    EXPECT_THAT(Asked("ADD", pod), SizeIs(1));
+    EXPECT_THAT(Asked("CHECK", pod), IsEmpty());
+  }
 }
 
 }  // namespace

@@ -99,7 +99,8 @@ Node::Node() : program_(DAEMON) {
   EXPECT_EQ(system(make.c_str()), 0);
   std::ofstream(dir_ + "/config.toml")
       << "[bridge]\nname = \"" << bridge_ << "\"\nsubnet = \"" << subnet_ << "0/24\"\n"
-      << "[cni]\nconf_dir = \"" << dir_ << "/cni\"\n"
+      << "[cni]\nconf_dir = \"" << dir_ << "/cni\"\nbin_dirs = [\"/opt/cni/bin\", \"/usr/lib/cni\", \""
+      << dir_ << "/cni-bin\"]\n"
       << "[zygotes]\ncgroup_parent = \"/" << cgroup_ << "/zygotes\"\n";
   std::filesystem::create_directories(dir_ + "/logs");
   StartDaemon();
