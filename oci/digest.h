@@ -1,4 +1,4 @@
-// A running SHA-256.
+// SHA-256 as OCI writes it.
 #pragma once
 
 #include <openssl/evp.h>
@@ -8,6 +8,10 @@
 
 namespace sock::oci {
 
+// "sha256:0123…" without what stands before the digits.
+inline std::string Hex(const std::string& digest) { return digest.substr(digest.find(':') + 1); }
+
+// Running.
 class Sha256Hash {
  public:
   Sha256Hash() : context_(EVP_MD_CTX_new()) { EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr); }

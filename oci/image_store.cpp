@@ -1,7 +1,5 @@
 #include "oci/image_store.h"
 
-#include <archive.h>
-#include <archive_entry.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -17,6 +15,7 @@
 #include <thread>
 
 #include "absl/cleanup/cleanup.h"
+#include "oci/archive.h"
 #include "oci/digest.h"
 #include "oci/layer_pool.h"
 #include "oci/manifest.h"
@@ -35,8 +34,6 @@ namespace {
 
 using nlohmann::json;
 namespace fs = std::filesystem;
-
-std::string Hex(const std::string& digest) { return digest.substr(digest.find(':') + 1); }
 
 // Where the bytes of a manifest, config or layer come from: a registry, or a folder in OCI layout.
 class Source {
@@ -61,7 +58,8 @@ BlobSink IntoString(std::string& out, size_t limit, std::string what) {
 
 class RegistrySource final : public Source {
  public:
-  RegistrySource(RegistryClient& client, Reference reference, Credentials credentials, std::function<bool()> cancelled)
+  RegistrySource(RegistryClient& client, Reference reference, Credentials credentials,
+                 std::function<bool()> cancelled)
       : client_(client),
         reference_(std::move(reference)),
         credentials_(std::move(credentials)),
@@ -144,15 +142,16 @@ class Store final : public ImageStore {
   absl::Status MakeLayer(Source& source, const Descriptor& layer, const std::vector<std::string>& chains,
                          size_t index, const std::string& diff_id, const std::function<bool()>& cancelled);
   // The directories of the layers below chains[index], topmost first, once all are there.
-  absl::StatusOr<std::vector<std::string>> AwaitLayersBelow(const std::vector<std::string>& chains, size_t index,
+  absl::StatusOr<std::vector<std::string>> AwaitLayersBelow(const std::vector<std::string>& chains,
+                                                            size_t index,
                                                             const std::function<bool()>& cancelled);
   absl::StatusOr<Image> ReadImage(const std::string& manifest_digest) const;
   absl::Status Save(const std::map<std::string, Record>& records, const std::map<std::string, Image>& images);
   absl::StatusOr<std::string> FindLocked(const std::string& reference) const;  // the image's id
   Image Named(const Image& image, const Record& record) const;
   std::vector<std::string> SnapshotLayers(const std::string& id) const;
-  // With mutex_ held: moves what nothing uses aside. The caller removes it without the lock (RemoveAll): a large
-  // layer takes long, and a container that starts must not wait for it.
+  // With mutex_ held: moves what nothing uses aside. The caller removes it without the lock (RemoveAll): a
+  // large layer takes long, and a container that starts must not wait for it.
   [[nodiscard]] std::vector<std::string> CollectGarbage();
   static void RemoveAll(const std::vector<std::string>& paths) {
     // What can't be removed now is removed when the store is opened again.
@@ -162,12 +161,12 @@ class Store final : public ImageStore {
 
   const ImageStoreOptions options_;
   RegistryClient client_;
-  mutable std::mutex mutex_;                // guards what follows; never held across the network or unpacking
-  std::map<std::string, Image> images_;     // by id
-  std::map<std::string, Record> records_;   // by id
-  std::map<std::string, int> in_use_;       // layers and blobs that a pull or a snapshot being made needs
+  mutable std::mutex mutex_;               // guards what follows; never held across the network or unpacking
+  std::map<std::string, Image> images_;    // by id
+  std::map<std::string, Record> records_;  // by id
+  std::map<std::string, int> in_use_;      // layers and blobs that a pull or a snapshot being made needs
   std::map<std::string, std::shared_future<absl::Status>> making_;  // layers, by chain id: one maker each
-  std::condition_variable layer_made_;  // with mutex_
+  std::condition_variable layer_made_;                              // with mutex_
   std::unique_ptr<LayerPool> pool_;
   mutable std::mutex usage_mutex_;
   mutable std::map<std::string, Usage> usage_;  // of whole layers, by folder
@@ -187,7 +186,8 @@ absl::Status Store::Load() {
     std::error_code ignored;
     std::vector<std::string> unfinished;
     for (const auto& entry : fs::directory_iterator(options_.root + folder, ignored))
-      if (entry.path().filename().string().starts_with(".tmp-") || entry.path().string().find(".tmp-") != std::string::npos)
+      if (entry.path().filename().string().starts_with(".tmp-") ||
+          entry.path().string().find(".tmp-") != std::string::npos)
         unfinished.push_back(entry.path().string());
     for (const std::string& path : unfinished) RETURN_IF_ERROR(RemoveTree(path));
   }
@@ -211,8 +211,9 @@ absl::Status Store::Load() {
     if (manifest == one.end() || !manifest->is_string()) continue;
     absl::StatusOr<Image> image = ReadImage(*manifest);
     if (!image.ok()) continue;  // its files are gone: it is no image any more, and is pulled again
-    bool whole = std::all_of(image->layers.begin(), image->layers.end(),
-                             [&](const std::string& chain) { return access(LayerPath(chain).c_str(), F_OK) == 0; });
+    bool whole = std::all_of(image->layers.begin(), image->layers.end(), [&](const std::string& chain) {
+      return access(LayerPath(chain).c_str(), F_OK) == 0;
+    });
     if (!whole) continue;
     Record& record = records_[image->id];
     for (const std::string& tag : words("tags")) record.tags.insert(tag);
@@ -223,10 +224,12 @@ absl::Status Store::Load() {
   return absl::OkStatus();
 }
 
-absl::Status Store::Save(const std::map<std::string, Record>& records, const std::map<std::string, Image>& images) {
+absl::Status Store::Save(const std::map<std::string, Record>& records,
+                         const std::map<std::string, Image>& images) {
   json list = json::array();
   for (const auto& [id, record] : records)
-    list.push_back({{"manifest", images.at(id).manifest_digest}, {"tags", record.tags}, {"digests", record.digests}});
+    list.push_back(
+        {{"manifest", images.at(id).manifest_digest}, {"tags", record.tags}, {"digests", record.digests}});
   return WriteFileAtomic(options_.root + "/images.json", json{{"version", 1}, {"images", list}}.dump(1),
                          Durability::kReboot);
 }
@@ -254,7 +257,8 @@ absl::Status Store::PutBlob(const std::string& digest, const std::string& bytes)
 }
 
 absl::Status Store::MakeLayer(Source& source, const Descriptor& layer, const std::vector<std::string>& chains,
-                              size_t index, const std::string& diff_id, const std::function<bool()>& cancelled) {
+                              size_t index, const std::string& diff_id,
+                              const std::function<bool()>& cancelled) {
   const std::string& chain = chains[index];
   std::string aside = Cat(options_.root, "/layers/.tmp-", NewId());
   absl::Cleanup clear = [&] { RemoveTree(aside).IgnoreError(); };
@@ -276,7 +280,8 @@ absl::Status Store::MakeLayer(Source& source, const Descriptor& layer, const std
   unpack.max_bytes = options_.max_layer_bytes;
   unpack.diff_id = diff_id;
   unpack.cancelled = cancelled;
-  ASSIGN_OR_RETURN_AS(const Unpacked unpacked, UnpackLayer(file.get(), aside, unpack), Cat("layer `", layer.digest, "`"));
+  ASSIGN_OR_RETURN_AS(const Unpacked unpacked, UnpackLayer(file.get(), aside, unpack),
+                      Cat("layer `", layer.digest, "`"));
   if (!unpacked.implied.empty()) {
     ASSIGN_OR_RETURN(const std::vector<std::string> lower, AwaitLayersBelow(chains, index, cancelled));
     RETURN_IF_ERROR_AS(InheritDirectories(aside, unpacked.implied, lower), Cat("layer `", layer.digest, "`"));
@@ -286,12 +291,14 @@ absl::Status Store::MakeLayer(Source& source, const Descriptor& layer, const std
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<std::string>> Store::AwaitLayersBelow(const std::vector<std::string>& chains, size_t index,
+absl::StatusOr<std::vector<std::string>> Store::AwaitLayersBelow(const std::vector<std::string>& chains,
+                                                                 size_t index,
                                                                  const std::function<bool()>& cancelled) {
   std::vector<std::string> paths;
   for (size_t below = index; below-- > 0;) paths.push_back(LayerPath(chains[below]));
   auto there = [&] {
-    return std::all_of(paths.begin(), paths.end(), [](const std::string& path) { return access(path.c_str(), F_OK) == 0; });
+    return std::all_of(paths.begin(), paths.end(),
+                       [](const std::string& path) { return access(path.c_str(), F_OK) == 0; });
   };
   // Lower layers are begun first and wait for lower ones still: no circle. Their failure cancels this one.
   std::unique_lock lock(mutex_);
@@ -300,8 +307,9 @@ absl::StatusOr<std::vector<std::string>> Store::AwaitLayersBelow(const std::vect
   return paths;
 }
 
-absl::Status Store::EnsureLayer(Source& source, const Descriptor& layer, const std::vector<std::string>& chains,
-                                size_t index, const std::string& diff_id, const std::function<bool()>& cancelled) {
+absl::Status Store::EnsureLayer(Source& source, const Descriptor& layer,
+                                const std::vector<std::string>& chains, size_t index,
+                                const std::string& diff_id, const std::function<bool()>& cancelled) {
   const std::string& chain = chains[index];
   for (;;) {
     std::shared_future<absl::Status> other;
@@ -345,8 +353,9 @@ void Store::Use(const std::vector<std::string>& names, int by) {
   RemoveAll(garbage);
 }
 
-absl::StatusOr<Image> Store::Install(Source& source, const std::string& manifest_bytes, const std::string& tag,
-                                     const std::string& digest_reference, const std::function<bool()>& cancelled) {
+absl::StatusOr<Image> Store::Install(Source& source, const std::string& manifest_bytes,
+                                     const std::string& tag, const std::string& digest_reference,
+                                     const std::function<bool()>& cancelled) {
   ASSIGN_OR_RETURN(Manifest manifest, ParseManifest(manifest_bytes));
   std::string config_bytes;
   RETURN_IF_ERROR_AS(source.Blob(manifest.config, IntoString(config_bytes, 8 << 20, "the image's config")),
@@ -383,7 +392,8 @@ absl::StatusOr<Image> Store::Install(Source& source, const std::string& manifest
     }
   };
   std::vector<std::thread> workers;
-  size_t count = std::min<size_t>(static_cast<size_t>(std::max(1, options_.parallel_downloads)), chains.size());
+  size_t count =
+      std::min<size_t>(static_cast<size_t>(std::max(1, options_.parallel_downloads)), chains.size());
   for (size_t i = 1; i < count; ++i) workers.emplace_back(work);
   work();
   for (std::thread& worker : workers) worker.join();
@@ -415,14 +425,16 @@ absl::StatusOr<Image> Store::Pull(const std::string& text, const Credentials& cr
                                   std::function<bool()> cancelled) {
   ASSIGN_OR_RETURN(Reference reference, ParseReference(text));
   const std::string wanted = reference.digest.empty() ? reference.tag : reference.digest;
-  ASSIGN_OR_RETURN_AS(FetchedManifest fetched, client_.FetchManifest(reference, wanted, credentials, cancelled),
+  ASSIGN_OR_RETURN_AS(FetchedManifest fetched,
+                      client_.FetchManifest(reference, wanted, credentials, cancelled),
                       Cat("pull `", reference.String(), "`"));
   std::string top = fetched.digest;
   if (IsIndex(fetched.bytes)) {
     absl::StatusOr<std::vector<Descriptor>> parsed = ParseIndex(fetched.bytes);
     if (!parsed.ok()) return FromRegistry(Annotate(parsed.status(), Cat("pull `", reference.String(), "`")));
     const std::vector<Descriptor> index = *std::move(parsed);
-    ASSIGN_OR_RETURN_AS(Descriptor chosen, ChoosePlatform(index, HostPlatform()), Cat("pull `", reference.String(), "`"));
+    ASSIGN_OR_RETURN_AS(Descriptor chosen, ChoosePlatform(index, HostPlatform()),
+                        Cat("pull `", reference.String(), "`"));
     ASSIGN_OR_RETURN_AS(fetched, client_.FetchManifest(reference, chosen.digest, credentials, cancelled),
                         Cat("pull `", reference.String(), "`"));
   }
@@ -434,121 +446,10 @@ absl::StatusOr<Image> Store::Pull(const std::string& text, const Credentials& cr
   return image;
 }
 
-// Calls `visit` with every entry of a tar, compressed or not, and its name without "./".
-absl::Status ForEachEntry(const std::string& file,
-                          const std::function<absl::Status(archive*, archive_entry*, const std::string&)>& visit) {
-  std::unique_ptr<archive, int (*)(archive*)> reader(archive_read_new(), archive_read_free);
-  auto broken = [&] { return absl::InvalidArgumentError(Cat("read archive: ", archive_error_string(reader.get()))); };
-  archive_read_support_filter_all(reader.get());
-  archive_read_support_format_tar(reader.get());
-  if (archive_read_open_filename(reader.get(), file.c_str(), 1 << 16) != ARCHIVE_OK) return broken();
-  archive_entry* entry;
-  int result;
-  while ((result = archive_read_next_header(reader.get(), &entry)) == ARCHIVE_OK) {
-    std::string name = archive_entry_pathname(entry) ? archive_entry_pathname(entry) : "";
-    if (name.starts_with("./")) name.erase(0, 2);
-    RETURN_IF_ERROR(visit(reader.get(), entry, name));
-  }
-  return result == ARCHIVE_EOF ? absl::OkStatus() : broken();
-}
-
-// Writes the entry's data to `path`, which must not exist; its digest and size.
-absl::StatusOr<Descriptor> WriteEntry(archive* reader, const std::string& path) {
-  ASSIGN_OR_RETURN(Fd out, OpenPath(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600));
-  Sha256Hash hash;
-  Descriptor written;
-  std::string buffer(256 << 10, '\0');
-  for (;;) {
-    const la_ssize_t n = archive_read_data(reader, buffer.data(), buffer.size());
-    if (n < 0) return absl::InvalidArgumentError(Cat("read archive: ", archive_error_string(reader)));
-    if (n == 0) break;
-    const std::string_view bytes(buffer.data(), static_cast<size_t>(n));
-    RETURN_IF_ERROR(WriteAll(out.get(), bytes));
-    hash.Update(bytes.data(), bytes.size());
-    written.size += bytes.size();
-  }
-  written.digest = hash.Digest();
-  return written;
-}
-
-// Makes an OCI layout at `dir` of a `docker save` archive: layers are plain tars under any name, or links to such.
-absl::Status ConvertDockerArchive(const std::string& file, const std::string& dir) {
-  ASSIGN_OR_RETURN(std::string text, ReadFile(dir + "/manifest.json", 4 << 20));
-  ASSIGN_OR_RETURN(const std::vector<DockerArchiveImage> images, ParseDockerArchive(text));
-  std::map<std::string, std::string> links;
-  RETURN_IF_ERROR(ForEachEntry(file, [&](archive*, archive_entry* entry, const std::string& name) {
-    if (const char* hard = archive_entry_hardlink(entry)) {
-      links[name] = fs::path(hard).lexically_normal().string();
-    } else if (const char* soft = archive_entry_symlink(entry); soft && links.size() < 10000) {
-      links[name] = (fs::path(name).parent_path() / soft).lexically_normal().string();
-    }
-    return absl::OkStatus();
-  }));
-  auto resolve = [&](std::string name) {
-    for (int hops = 0; hops < 8 && links.contains(name); ++hops) name = links[name];
-    return name;
-  };
-  std::map<std::string, Descriptor> files;
-  for (const DockerArchiveImage& image : images) {
-    files[resolve(image.config)];
-    for (const std::string& layer : image.layers) files[resolve(layer)];
-  }
-  RETURN_IF_ERROR(ForEachEntry(file, [&](archive* reader, archive_entry* entry, const std::string& name) -> absl::Status {
-    auto wanted = files.find(name);
-    if (wanted == files.end() || !wanted->second.digest.empty() || archive_entry_filetype(entry) != AE_IFREG ||
-        archive_entry_hardlink(entry))
-      return absl::OkStatus();
-    const std::string aside = dir + "/blob";
-    ASSIGN_OR_RETURN(wanted->second, WriteEntry(reader, aside));
-    if (rename(aside.c_str(), Cat(dir, "/blobs/sha256/", Hex(wanted->second.digest)).c_str()) < 0)
-      return ErrnoStatus(errno, Cat("keep `", name, "`"));
-    return absl::OkStatus();
-  }));
-  for (const auto& [name, descriptor] : files)
-    if (descriptor.digest.empty()) return absl::InvalidArgumentError(Cat("manifest.json names `", name, "`, which is not there"));
-  auto as_json = [&](const std::string& name) {
-    const Descriptor& descriptor = files[resolve(name)];
-    return json{{"digest", descriptor.digest}, {"size", descriptor.size}};
-  };
-  json index = {{"schemaVersion", 2}, {"manifests", json::array()}};
-  for (const DockerArchiveImage& image : images) {
-    json layers = json::array();
-    for (const std::string& layer : image.layers) layers.push_back(as_json(layer));
-    const std::string manifest = json{{"schemaVersion", 2}, {"config", as_json(image.config)}, {"layers", layers}}.dump();
-    const std::string digest = Sha256(manifest);
-    RETURN_IF_ERROR(WriteFileAtomic(Cat(dir, "/blobs/sha256/", Hex(digest)), manifest, Durability::kProcess));
-    json one = {{"digest", digest}, {"size", manifest.size()}};
-    if (image.tags.empty()) index["manifests"].push_back(one);
-    for (const std::string& tag : image.tags) {
-      one["annotations"] = {{"io.containerd.image.name", tag}};
-      index["manifests"].push_back(one);
-    }
-  }
-  return WriteFileAtomic(dir + "/index.json",
-                         index.dump(-1, ' ', false, json::error_handler_t::replace), Durability::kProcess);
-}
-
-// Makes an OCI layout at `dir` of an archive of one, or of `docker save`.
-absl::Status ExtractArchive(const std::string& file, const std::string& dir) {
-  RETURN_IF_ERROR(MakeDirs(dir + "/blobs/sha256", 0700));
-  RETURN_IF_ERROR(ForEachEntry(file, [&](archive* reader, archive_entry* entry, const std::string& name) {
-    const bool blob = name.starts_with("blobs/sha256/") && CheckDigest("sha256:" + name.substr(13), "blob").ok();
-    // Only the files that a layout has, by their own names.
-    if (archive_entry_filetype(entry) != AE_IFREG || archive_entry_hardlink(entry) ||
-        (!blob && name != "index.json" && name != "manifest.json"))
-      return absl::OkStatus();
-    unlink(Cat(dir, "/", name).c_str());  // a later entry of the same name wins
-    return WriteEntry(reader, Cat(dir, "/", name)).status();
-  }));
-  if (access((dir + "/index.json").c_str(), F_OK) == 0) return absl::OkStatus();
-  if (access((dir + "/manifest.json").c_str(), F_OK) < 0)
-    return absl::InvalidArgumentError("neither index.json nor manifest.json: no OCI layout, nor of `docker save`");
-  return ConvertDockerArchive(file, dir);
-}
-
 absl::StatusOr<std::vector<Image>> Store::Import(const std::string& path, const std::string& name) {
   struct stat st;
-  if (stat(path.c_str(), &st) < 0) return WithCode(ErrnoStatus(errno, Cat("import `", path, "`")), absl::StatusCode::kNotFound);
+  if (stat(path.c_str(), &st) < 0)
+    return WithCode(ErrnoStatus(errno, Cat("import `", path, "`")), absl::StatusCode::kNotFound);
   std::string dir = path, extracted;
   absl::Cleanup clear = [&] {
     if (!extracted.empty()) RemoveTree(extracted).IgnoreError();
@@ -558,13 +459,15 @@ absl::StatusOr<std::vector<Image>> Store::Import(const std::string& path, const 
     RETURN_IF_ERROR_AS(ExtractArchive(path, extracted), Cat("import `", path, "`"));
   }
   absl::StatusOr<std::string> text = ReadFile(dir + "/index.json", 4 << 20);
-  if (!text.ok()) return absl::InvalidArgumentError(Cat("import `", path, "`: no index.json: not an OCI layout"));
+  if (!text.ok())
+    return absl::InvalidArgumentError(Cat("import `", path, "`: no index.json: not an OCI layout"));
   ASSIGN_OR_RETURN_AS(std::vector<Descriptor> index, ParseIndex(*text), Cat("import `", path, "`"));
   LayoutSource source(dir);
   auto read_document = [&](const Descriptor& descriptor) -> absl::StatusOr<std::string> {
     std::string bytes;
     RETURN_IF_ERROR(source.Blob(descriptor, IntoString(bytes, 4 << 20, "a manifest")));
-    if (Sha256(bytes) != descriptor.digest) return absl::DataLossError(Cat("blob `", descriptor.digest, "` has another digest"));
+    if (Sha256(bytes) != descriptor.digest)
+      return absl::DataLossError(Cat("blob `", descriptor.digest, "` has another digest"));
     return bytes;
   };
   std::vector<Image> images;
@@ -572,14 +475,17 @@ absl::StatusOr<std::vector<Image>> Store::Import(const std::string& path, const 
     std::string wanted = name;
     if (wanted.empty()) {
       for (const char* key : {"io.containerd.image.name", "org.opencontainers.image.ref.name"})
-        if (auto found = top.annotations.find(key); found != top.annotations.end() && wanted.empty()) wanted = found->second;
+        if (auto found = top.annotations.find(key); found != top.annotations.end() && wanted.empty())
+          wanted = found->second;
     }
-    if (wanted.empty()) return absl::InvalidArgumentError(Cat("import `", path, "`: the image has no name: give one"));
+    if (wanted.empty())
+      return absl::InvalidArgumentError(Cat("import `", path, "`: the image has no name: give one"));
     ASSIGN_OR_RETURN_AS(Reference reference, ParseReference(wanted), Cat("import `", path, "`"));
     ASSIGN_OR_RETURN_AS(std::string bytes, read_document(top), Cat("import `", path, "`"));
     if (IsIndex(bytes)) {
       ASSIGN_OR_RETURN(std::vector<Descriptor> inner, ParseIndex(bytes));
-      ASSIGN_OR_RETURN_AS(Descriptor chosen, ChoosePlatform(inner, HostPlatform()), Cat("import `", path, "`"));
+      ASSIGN_OR_RETURN_AS(Descriptor chosen, ChoosePlatform(inner, HostPlatform()),
+                          Cat("import `", path, "`"));
       ASSIGN_OR_RETURN_AS(bytes, read_document(chosen), Cat("import `", path, "`"));
     }
     absl::StatusOr<Image> image = Install(source, bytes, Cat(reference.Name(), ":", reference.tag),
@@ -613,7 +519,8 @@ absl::StatusOr<std::string> Store::FindLocked(const std::string& text) const {
   absl::StatusOr<Reference> reference = ParseReference(text);
   // What is no reference can't be the name of an image either.
   if (!reference.ok()) return WithCode(reference.status(), absl::StatusCode::kNotFound);
-  std::string digest = Cat(reference->Name(), "@", reference->digest), tag = Cat(reference->Name(), ":", reference->tag);
+  std::string digest = Cat(reference->Name(), "@", reference->digest),
+              tag = Cat(reference->Name(), ":", reference->tag);
   for (const auto& [id, record] : records_) {
     if (reference->digest.empty() ? record.tags.contains(tag) : record.digests.contains(digest)) return id;
   }
@@ -667,7 +574,8 @@ std::vector<std::string> Store::CollectGarbage() {
     std::vector<std::string> gone;
     for (const auto& entry : fs::directory_iterator(options_.root + folder, ignored)) {
       std::string name = entry.path().filename().string();
-      if (name.find(".tmp-") == std::string::npos && !keep.contains(name)) gone.push_back(entry.path().string());
+      if (name.find(".tmp-") == std::string::npos && !keep.contains(name))
+        gone.push_back(entry.path().string());
     }
     for (const std::string& path : gone) {
       std::string to = Cat(options_.root, folder, "/.tmp-", NewId());
@@ -703,7 +611,8 @@ absl::StatusOr<Rootfs> Store::CreateSnapshot(const std::string& id, const std::s
   }
   // No fsync: this is on a container's start path, and a reboot ends the container.
   ASSIGN_OR_RETURN(Fd record, OpenPath(made + "/layers.json", O_WRONLY | O_CREAT | O_EXCL, 0600));
-  RETURN_IF_ERROR_AS(WriteAll(record.get(), json(image->second.layers).dump()), "record the snapshot's layers");
+  RETURN_IF_ERROR_AS(WriteAll(record.get(), json(image->second.layers).dump()),
+                     "record the snapshot's layers");
   if (rename(made.c_str(), SnapshotPath(id).c_str()) < 0)
     return ErrnoStatus(errno, Cat("make snapshot `", id, "`"));
   std::move(undo).Cancel();
@@ -716,7 +625,8 @@ absl::StatusOr<Rootfs> Store::GetSnapshot(const std::string& id) const {
     return absl::NotFoundError(Cat("snapshot `", id, "` does not exist"));
   Rootfs rootfs;
   std::vector<std::string> chains = SnapshotLayers(id);
-  for (auto chain = chains.rbegin(); chain != chains.rend(); ++chain) rootfs.lower_dirs.push_back(LayerPath(*chain));
+  for (auto chain = chains.rbegin(); chain != chains.rend(); ++chain)
+    rootfs.lower_dirs.push_back(LayerPath(*chain));
   // An image without layers: overlayfs wants a lower directory all the same.
   if (rootfs.lower_dirs.empty()) rootfs.lower_dirs.push_back(options_.root + "/empty");
   rootfs.upper_dir = SnapshotPath(id) + "/upper";
