@@ -14,8 +14,8 @@ struct Config {
   std::string cgroup_driver = "cgroupfs";  // or "systemd"
   std::string seccomp_profile_root = "/var/lib/kubelet/seccomp";
   int spare_sandboxes = 8;
-  int parked = 4;        // sandboxes with a process parked that are kept ready of each Zygote in use
-  int parked_most = 16;  // and of one that many ask for
+  int parked = 4;           // sandboxes with a process parked that are kept ready of each Zygote in use
+  int parked_most = 16;     // and of one that many ask for
   int import_seconds = 60;  // that a Zygote has for its imports
   int zygote_mib = 2048;    // of memory, at most, in one Zygote
   int zygote_idle_s = 300, rotate_s = 43200, rotate_forks = 10000, zygote_memory_mib = 4096;

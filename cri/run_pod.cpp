@@ -33,7 +33,8 @@ bool AddMount(const std::string& text, api::ContainerConfig& config) {
   if (!options.empty() && options != "ro") return false;
   api::Mount* mount = config.add_mounts();
   mount->set_host_path(text.substr(0, first));
-  mount->set_container_path(text.substr(first + 1, second == std::string::npos ? second : second - first - 1));
+  mount->set_container_path(
+      text.substr(first + 1, second == std::string::npos ? second : second - first - 1));
   mount->set_readonly(options == "ro");
   return true;
 }
@@ -41,21 +42,33 @@ bool AddMount(const std::string& text, api::ContainerConfig& config) {
 // 0, or the exit status of bad usage.
 int Parse(int argc, char** argv, Wish& wish) {
   std::string name = "pod", name_space = "default", log_dir;
-  const option options[] = {{"image", 1, nullptr, 'i'},      {"handler", 1, nullptr, 'h'}, {"name", 1, nullptr, 'n'},
-                            {"namespace", 1, nullptr, 's'},  {"log-dir", 1, nullptr, 'l'}, {"mount", 1, nullptr, 'm'},
-                            {"annotation", 1, nullptr, 'a'}, {"env", 1, nullptr, 'e'},     {nullptr, 0, nullptr, 0}};
+  const option options[] = {
+      {"image", 1, nullptr, 'i'},      {"handler", 1, nullptr, 'h'}, {"name", 1, nullptr, 'n'},
+      {"namespace", 1, nullptr, 's'},  {"log-dir", 1, nullptr, 'l'}, {"mount", 1, nullptr, 'm'},
+      {"annotation", 1, nullptr, 'a'}, {"env", 1, nullptr, 'e'},     {nullptr, 0, nullptr, 0}};
   optind = 0;  // getopt_long(3): start anew with another argument vector
   for (int c; (c = getopt_long(argc, argv, "+", options, nullptr)) != -1;) {
     std::string value = optarg ? optarg : "";
     size_t equals = value.find('=');
     switch (c) {
-      case 'i': wish.container.mutable_image()->set_image(value); break;
-      case 'h': wish.handler = value; break;
-      case 'n': name = value; break;
-      case 's': name_space = value; break;
-      case 'l': log_dir = value; break;
+      case 'i':
+        wish.container.mutable_image()->set_image(value);
+        break;
+      case 'h':
+        wish.handler = value;
+        break;
+      case 'n':
+        name = value;
+        break;
+      case 's':
+        name_space = value;
+        break;
+      case 'l':
+        log_dir = value;
+        break;
       case 'm':
-        if (!AddMount(value, wish.container)) return Usage("--mount `" + value + "` is not HOST:CONTAINER[:ro]");
+        if (!AddMount(value, wish.container))
+          return Usage("--mount `" + value + "` is not HOST:CONTAINER[:ro]");
         break;
       case 'a':
         if (equals == std::string::npos) return Usage("--annotation `" + value + "` is not K=V");
@@ -68,7 +81,8 @@ int Parse(int argc, char** argv, Wish& wish) {
         env->set_value(value.substr(equals + 1));
         break;
       }
-      default: return Usage("see the options");
+      default:
+        return Usage("see the options");
     }
   }
   if (wish.container.image().image().empty()) return Usage("--image is missing");

@@ -5,8 +5,8 @@
 
 namespace sock::cri {
 
-// Runs what `arguments` ask for (see kRunUsage) and prints "POD CONTAINER IP". On failure the pod is removed again.
-// Returns the program's exit status; errors go to stderr.
+// Runs what `arguments` ask for (see kRunUsage) and prints "POD CONTAINER IP". On failure the pod is removed
+// again. Returns the program's exit status; errors go to stderr.
 int RunPod(::runtime::v1::RuntimeService::Stub& runtime, int argc, char** argv);
 
 inline constexpr char kRunUsage[] =

@@ -85,9 +85,8 @@ std::string PodKind(const api::PodSandboxConfig& config) {
     for (const auto& [key, value] : *pairs)
       if (!key.starts_with("io.kubernetes.pod.") && !key.starts_with("kubernetes.io/config.") &&
           key != "statefulset.kubernetes.io/pod-name" && key != "apps.kubernetes.io/pod-index" &&
-          key != "batch.kubernetes.io/job-completion-index" &&
-          key != "batch.kubernetes.io/controller-uid" && key != "controller-uid" &&
-          key != "batch.kubernetes.io/job-name" && key != "job-name")
+          key != "batch.kubernetes.io/job-completion-index" && key != "batch.kubernetes.io/controller-uid" &&
+          key != "controller-uid" && key != "batch.kubernetes.io/job-name" && key != "job-name")
         kept[key] = value;
   std::string kind = config.metadata().namespace_();
   for (const auto& [key, value] : kept) kind += Cat("\n", key, "=", value);
@@ -134,7 +133,9 @@ absl::Status Cri::WriteSandboxFiles(const SandboxRecord& record) {
   return absl::OkStatus();
 }
 
-absl::Status Cri::RemoveSandboxFiles(const std::string& sandbox_id) { return RemoveTree(FilesDir(sandbox_id)); }
+absl::Status Cri::RemoveSandboxFiles(const std::string& sandbox_id) {
+  return RemoveTree(FilesDir(sandbox_id));
+}
 
 absl::Status Cri::RunPodSandbox(const api::RunPodSandboxRequest& request,
                                 api::RunPodSandboxResponse* response) {

@@ -104,8 +104,8 @@ api::PodSandboxConfig SandboxRecord::EffectiveConfig() const {
                                   ->mutable_namespace_options()
                                   ->mutable_userns_options();
   users->set_mode(api::POD);
-  for (auto [from, to] : {std::pair{&info.uid_mappings, users->mutable_uids()},
-                          {&info.gid_mappings, users->mutable_gids()}}) {
+  for (auto [from, to] :
+       {std::pair{&info.uid_mappings, users->mutable_uids()}, {&info.gid_mappings, users->mutable_gids()}}) {
     to->Clear();
     for (const oci::IdMapping& one : *from) {
       api::IDMapping* mapping = to->Add();
@@ -167,8 +167,8 @@ absl::StatusOr<SandboxRecord> SandboxRecord::FromJson(const std::string& text) {
   in.Read("owner_uid", owner);
   in.Read("node_users", r.node_users);
   if (ids > 0)
-    r.info.uid_mappings = r.info.gid_mappings = {
-        {0, static_cast<uint32_t>(first_id), static_cast<uint32_t>(ids)}};
+    r.info.uid_mappings =
+        r.info.gid_mappings = {{0, static_cast<uint32_t>(first_id), static_cast<uint32_t>(ids)}};
   r.info.owner_uid = static_cast<uint32_t>(owner);
   in.Read("created_at", r.created_at);
   in.Read("stopped_at", r.stopped_at);

@@ -1,4 +1,5 @@
-// What of /proc and /sys tells of the machine or changes it: what a container is given where nobody says otherwise.
+// What of /proc and /sys tells of the machine or changes it: what a container is given where nobody says
+// otherwise.
 #pragma once
 
 #include <string>

@@ -159,7 +159,8 @@ absl::StatusOr<std::vector<RegistryHost>> ReadToml(const toml::table& root, cons
   RegistryHost last;
   ASSIGN_OR_RETURN(bool override_path, OverridePath(root));
   ASSIGN_OR_RETURN_AS(last.url, ApiRoot(server, override_path), "server");
-  if (HostOf(last.url) == "docker.io") last.url.replace(last.url.find("docker.io"), 9, "registry-1.docker.io");
+  if (HostOf(last.url) == "docker.io")
+    last.url.replace(last.url.find("docker.io"), 9, "registry-1.docker.io");
   last.mirror = HostOf(last.url) != DefaultHost(host);
   RETURN_IF_ERROR(ReadHost(root, folder, last));
   if (std::none_of(out.begin(), out.end(), [&](const auto& entry) { return entry.url == last.url; })) {

@@ -93,8 +93,7 @@ absl::StatusOr<Descriptor> ReadDescriptor(const json& value, std::string_view wh
   RETURN_IF_ERROR_AS(Read(value, "digest", out.digest), what);
   RETURN_IF_ERROR_AS(CheckDigest(out.digest, "digest"), what);
   const json* size = Find(value, "size");
-  if (!size || !size->is_number_integer() ||
-      (!size->is_number_unsigned() && size->get<int64_t>() < 0)) {
+  if (!size || !size->is_number_integer() || (!size->is_number_unsigned() && size->get<int64_t>() < 0)) {
     return Annotate(Bad("size", "is not a number of bytes"), what);
   }
   out.size = size->get<uint64_t>();
@@ -224,7 +223,7 @@ Platform HostPlatform() {
 }
 
 absl::StatusOr<Descriptor> ChoosePlatform(const std::vector<Descriptor>& index, const Platform& platform) {
-  const Descriptor* variant = nullptr;    // same architecture, another or no variant
+  const Descriptor* variant = nullptr;  // same architecture, another or no variant
   const Descriptor* unnamed = nullptr;
   for (const auto& d : index) {
     if (d.platform.os.empty() && d.platform.architecture.empty()) {

@@ -23,8 +23,8 @@ bool IsTag(std::string_view text);
 bool IsRepository(std::string_view text);
 bool IsHost(std::string_view text);  // a name or address, with or without a port
 
-// Fills in docker.io, library/ and the tag "latest" (only when there is neither tag nor digest). The grammar is
-// that of the distribution spec, "Pulling manifests". INVALID_ARGUMENT names the reference and the reason.
+// Fills in docker.io, library/ and the tag "latest" (only when there is neither tag nor digest). The grammar
+// is that of the distribution spec, "Pulling manifests". INVALID_ARGUMENT names the reference and the reason.
 absl::StatusOr<Reference> ParseReference(const std::string& text);
 
 }  // namespace sock::oci

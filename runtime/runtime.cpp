@@ -1,5 +1,3 @@
-#include "runtime/lean_runtime.h"
-
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -12,6 +10,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "runtime/base/atomic_file.h"
 #include "runtime/base/ids.h"
+#include "runtime/lean_runtime.h"
 
 namespace sock::runtime {
 namespace {
@@ -309,8 +308,8 @@ absl::StatusOr<SandboxInfo> LeanRuntime::CreateSandbox(const SandboxSpec& spec) 
       if (auto owner = zygote_owners_.find(spec.zygote_id); owner != zygote_owners_.end())
         info.owner_uid = owner->second;
     }
-    ASSIGN_OR_RETURN(*sandbox, MakeNamespaces(spec.id, net, ipc, net, spec.shared_pid, spec.sysctls, uids, gids,
-                                              info.owner_uid));
+    ASSIGN_OR_RETURN(*sandbox, MakeNamespaces(spec.id, net, ipc, net, spec.shared_pid, spec.sysctls, uids,
+                                              gids, info.owner_uid));
   }
   absl::Cleanup undo = [&] {
     Unpin(spec.id);

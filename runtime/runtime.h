@@ -30,7 +30,7 @@ struct SandboxSpec {
   std::vector<oci::IdMapping> uid_mappings, gid_mappings;  // not empty: a user namespace
   std::map<std::string, std::string> sysctls;  // INVALID_ARGUMENT: not namespaced, or of a host namespace
   std::optional<PodNetworkRequest> network;    // absent: host network
-  bool own_users = false;   // a user namespace with ids that the runtime chooses, where no mappings are given
+  bool own_users = false;  // a user namespace with ids that the runtime chooses, where no mappings are given
   std::string
       zygote_id;  // a process of this Zygote's may enter its user namespace; with own_users one is parked
 };
@@ -69,8 +69,8 @@ struct ContainerSpec {
   std::string target_pid_container;  // NamespaceMode TARGET: join that container's PID namespace
   bool host_network = false, host_ipc = false, host_pid = false, shared_pid = false;
   std::optional<ForkRequest> fork;  // where it fails the plain way is taken
-  // A Zygote: in no sandbox but fresh, empty namespaces, and in the monitor's PID namespace; its image's files
-  // lose setuid bits, file capabilities and device nodes. CallZygote speaks with it once it is started.
+  // A Zygote: in no sandbox but fresh, empty namespaces, and in the monitor's PID namespace; its image's
+  // files lose setuid bits, file capabilities and device nodes. CallZygote speaks with it once it is started.
   bool zygote = false;
 };
 

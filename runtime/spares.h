@@ -16,12 +16,12 @@
 namespace sock::runtime {
 
 struct SpareSandbox {
-  Fd user, net, ipc, uts, shm;  // `user` where it has a user namespace
-  uint32_t first_id = 0;        // of that: IdRanges
-  uint32_t owner_uid = 0;       // of that
+  Fd user, net, ipc, uts, shm;        // `user` where it has a user namespace
+  uint32_t first_id = 0;              // of that: IdRanges
+  uint32_t owner_uid = 0;             // of that
   std::string parked, parked_zygote;  // the process that waits in it, and whose it is
-  std::string token;            // of PodNetwork::Prepare
-  std::string pins;             // the name under which Pins holds them
+  std::string token;                  // of PodNetwork::Prepare
+  std::string pins;                   // the name under which Pins holds them
 };
 
 class SparePool {

@@ -450,7 +450,8 @@ void Zygotes::Work() {
       std::clamp<milliseconds>(options_.idle / 4, milliseconds(250), milliseconds(10000));
   std::unique_lock lock(mutex_);
   while (true) {
-    wake_.wait_until(lock, next_upkeep_, [&] { return closing_ || !ended_.empty() || NextKey() != queue_.end(); });
+    wake_.wait_until(lock, next_upkeep_,
+                     [&] { return closing_ || !ended_.empty() || NextKey() != queue_.end(); });
     if (closing_) return;
     if (!ended_.empty()) {
       const std::string id = ended_.front();

@@ -75,7 +75,7 @@ struct ZygoteStatus {
   uint32_t uid = 0;
   uint64_t hits = 0, misses = 0;
   uint64_t predicted = 0, predicted_hits = 0,
-           predicted_misses = 0;  // sandboxes: made for it, asked for it, ended without
+           predicted_misses = 0;         // sandboxes: made for it, asked for it, ended without
   uint64_t start_ms = 0, import_ms = 0;  // the interpreter's own start; what it imported
   uint64_t saved_ms = 0;                 // both, once for each hit
   uint64_t forks = 0;                    // since it was made
@@ -189,12 +189,12 @@ class Zygotes {
   std::mutex mutex_;
   std::condition_variable wake_;
   bool closing_ = false;
-  std::map<std::string, EntryPtr> entries_;                  // by key
-  std::map<std::string, std::string> by_id_;                 // Zygote to key
+  std::map<std::string, EntryPtr> entries_;   // by key
+  std::map<std::string, std::string> by_id_;  // Zygote to key
   struct Prediction {
     std::string key, sandbox;  // `sandbox`: of the pod that it was learnt from
   };
-  std::map<std::string, Prediction> predictions_;            // by kind of pod
+  std::map<std::string, Prediction> predictions_;  // by kind of pod
   struct Foretold {
     std::string key;
     std::chrono::steady_clock::time_point at;

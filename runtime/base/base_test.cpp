@@ -164,7 +164,8 @@ TEST(PidRefTest, DescendantsAreKilledOrphansToo) {
 TEST(TomlTest, OnlyWhatTheParserBears) {
   for (const char* good :
        {"", "a = \"\xc3\xa9\"  # \xc3\xa9\n[t]\r\n[[u]]\n[ \"q\" . r ]\n", "b = [\n  [\n\"x\"], [ 1 ] ]\n[t]",
-        "c = \"\"\"\n[=] \xc3\xa9 \"\"\n\"\"\"\"\"\nd = '''[=]\n[=]'''\n", "\xef\xbb\xbf[t]\ne = \"\\\"[\\\\\"\n"})
+        "c = \"\"\"\n[=] \xc3\xa9 \"\"\n\"\"\"\"\"\nd = '''[=]\n[=]'''\n",
+        "\xef\xbb\xbf[t]\ne = \"\\\"[\\\\\"\n"})
     EXPECT_TRUE(CheckToml(good).ok()) << good << ": " << CheckToml(good);
   for (const char* bad :
        {"[=]", "a = 1\n  [[)", "[", "[\n", "\xc3\xa9 = 1", "a = [\n1]\n[=]", "\xef\xbb\xbf[=]",

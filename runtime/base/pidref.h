@@ -41,8 +41,8 @@ absl::Status SendSignal(const PidRef& process, int signal);
 // up.
 void KillDescendants(const PidRef& ancestor);
 
-// Lets a child go on that waitid(2) tells of as CLD_TRAPPED: it asked its parent to trace it (PTRACE_TRACEME of ptrace(2)),
-// and has been stopped by a signal, which it gets now.
+// Lets a child go on that waitid(2) tells of as CLD_TRAPPED: it asked its parent to trace it (PTRACE_TRACEME
+// of ptrace(2)), and has been stopped by a signal, which it gets now.
 void LetTraced(const siginfo_t& stopped);
 
 // True once the process has exited (the pidfd polls readable).

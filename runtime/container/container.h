@@ -50,9 +50,10 @@ absl::StatusOr<PreparedPlan> PrepareContainer(const ContainerSpec& spec, const S
 absl::StatusOr<PreparedPlan> PrepareExec(const Plan& container, const PidRef& process,
                                          const std::vector<std::string>& args, CgroupEntry cgroup);
 
-// user_namespaces(7): what the host calls `id` of the namespace. INVALID_ARGUMENT names `what` where it is not
-// mapped.
-absl::StatusOr<uint32_t> HostId(const std::vector<oci::IdMapping>& mappings, uint32_t id, std::string_view what);
+// user_namespaces(7): what the host calls `id` of the namespace. INVALID_ARGUMENT names `what` where it is
+// not mapped.
+absl::StatusOr<uint32_t> HostId(const std::vector<oci::IdMapping>& mappings, uint32_t id,
+                                std::string_view what);
 
 // Sets the plan's resource limits on a process (prlimit(2); 0: this one). Where raising a hard limit is not
 // permitted, as much as is allowed.

@@ -57,7 +57,8 @@ class Netlink {
     void operator()(mnl_socket* socket) const { mnl_socket_close(socket); }
   };
   explicit Netlink(mnl_socket* socket) : socket_(socket) {}
-  // Sends one message and reads its answer to the end: 0 or errno; EINTR for a list that changed while it was read.
+  // Sends one message and reads its answer to the end: 0 or errno; EINTR for a list that changed while it was
+  // read.
   int Call(nlmsghdr* message, mnl_cb_t callback = nullptr, void* data = nullptr);
 
   std::unique_ptr<mnl_socket, Close> socket_;
