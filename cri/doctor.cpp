@@ -10,6 +10,7 @@
 #include <string>
 
 #include "runtime/base/text.h"
+#include "runtime/network/cni.h"
 
 namespace sock::cri {
 
@@ -33,15 +34,6 @@ bool InPath(const std::string& program) {
   for (const char* dir :
        {"/usr/sbin/", "/usr/bin/", "/sbin/", "/bin/", "/usr/local/sbin/", "/usr/local/bin/"}) {
     if (access((dir + program).c_str(), X_OK) == 0) return true;
-  }
-  return false;
-}
-
-bool HasCniConfig(const std::string& dir) {
-  std::error_code error;
-  for (auto it = fs::directory_iterator(dir, error); !error && it != end(it); it.increment(error)) {
-    const std::string e = it->path().extension().string();
-    if (e == ".conf" || e == ".conflist" || e == ".json") return true;
   }
   return false;
 }
@@ -76,13 +68,18 @@ int Doctor() {
   report.Check("kernel", major > 5 || (major == 5 && minor >= 14), name.release,
                "install a kernel of version 5.14 or newer");
 
-  const std::string cgroup = "/sys/fs/cgroup";
+  const std::string cgroup = "/sys/fs/cgroup", hierarchies = Slurp("/proc/cgroups");
+  const size_t memory = hierarchies.find("\nmemory\t");  // followed by the number of its v1 hierarchy
   if (Exists(cgroup + "/cgroup.controllers")) {
     const std::string have = " " + Slurp(cgroup + "/cgroup.controllers");
     for (const char* controller : {"cpu", "memory", "pids", "cpuset"}) {
-      report.Check(Cat("cgroup ", controller), have.find(Cat(" ", controller)) != std::string::npos,
-                   "cgroup v2", Cat("echo +", controller, " > ", cgroup, "/cgroup.subtree_control"));
+      report.Check(
+          Cat("cgroup ", controller), have.find(Cat(" ", controller)) != std::string::npos, "cgroup v2",
+          Cat("boot without `cgroup_disable=", controller, "`, and unmount a v1 hierarchy that has it"));
     }
+  } else if (memory == std::string::npos || hierarchies[memory + 8] == '0') {
+    report.Check("cgroups", false, Cat(cgroup, ": no v1 is in use, and no v2 there"),
+                 Cat("mount -t cgroup2 cgroup2 ", cgroup));
   } else {
     for (const char* controller : {"cpu", "memory", "pids", "cpuset", "freezer", "devices"}) {
       const std::string dir = Cat(cgroup, "/", controller);
@@ -103,15 +100,23 @@ int Doctor() {
   report.Check("seccomp", Exists("/proc/sys/kernel/seccomp/actions_avail"), "filters",
                "use a kernel that is built with CONFIG_SECCOMP_FILTER");
 
-  const bool cni = HasCniConfig("/etc/cni/net.d");
-  report.Check("pod network", cni || Exists("/proc/sys/net/ipv4/ip_forward"),
-               cni ? "CNI configuration in /etc/cni/net.d" : "built-in bridge",
-               "use a kernel that is built with IPv4");
-  if (cni) {
-    report.Check("CNI plugins", Exists("/opt/cni/bin/bridge") || Exists("/usr/lib/cni/bridge"),
-                 "/opt/cni/bin or /usr/lib/cni", "apt-get install containernetworking-plugins");
+  // With the places of the daemon's defaults.
+  runtime::Cni cni({});
+  auto config = cni.Load();
+  if (!config.ok()) {
+    report.Check("CNI configuration", false, std::string(config.status().message()),
+                 "mend the file, or remove it to have the built-in bridge");
+  } else if (*config == nullptr) {
+    report.Check("pod network", Exists("/proc/sys/net/ipv4/ip_forward"), "built-in bridge",
+                 "use a kernel that is built with IPv4");
+  } else {
+    const absl::Status plugins = cni.CheckPlugins(**config);
+    report.Check(
+        "CNI plugins", plugins.ok(),
+        plugins.ok() ? Cat("those that ", (*config)->file, " names") : std::string(plugins.message()),
+        "apt-get install containernetworking-plugins, or what else brings the plugin");
     // The built-in bridge turns it on itself.
-    report.Check("ip forwarding", Slurp("/proc/sys/net/ipv4/ip_forward").rfind("1", 0) == 0,
+    report.Check("ip forwarding", Slurp("/proc/sys/net/ipv4/ip_forward").starts_with("1"),
                  "net.ipv4.ip_forward", "sysctl -w net.ipv4.ip_forward=1");
   }
   report.Check("nft", InPath("nft"), "nftables", "apt-get install nftables");

@@ -80,7 +80,8 @@ absl::StatusOr<sock::Fd> Lock(const std::string& path) {
   ASSIGN_OR_RETURN(sock::Fd fd, sock::OpenPath(path, O_RDWR | O_CREAT, 0600));
   if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno == EWOULDBLOCK) {
-      return absl::FailedPreconditionError(sock::Cat("`", path, "` is locked: another daemon runs"));
+      return absl::FailedPreconditionError(
+          sock::Cat("`", path, "` is locked: another daemon or `sockctl images import` runs"));
     }
     return sock::ErrnoStatus(errno, sock::Cat("lock `", path, "`"));
   }
@@ -155,7 +156,7 @@ absl::Status Run(const Flags& flags, const sigset_t& ends) {
   cri.UseZygotes(&zygotes);
   absl::Cleanup no_zygotes = [&] { cri.UseZygotes(nullptr); };
 
-  std::jthread sampler([&cri](std::stop_token stop) {
+  std::jthread sampler([&cri](const std::stop_token& stop) {
     std::mutex mutex;
     std::condition_variable_any stopped;
     std::unique_lock lock(mutex);
