@@ -75,7 +75,7 @@ struct Forking {
   FileIdentity mount_ns;
   std::string cgroups, mounts;
   Place root, cwd;
-  bool become_sent = false, ready = false, building = false, stopping = false;
+  bool entering = false, ready = false, building = false, stopping = false;
 };
 
 }  // namespace sock::runtime::monitor

@@ -107,7 +107,8 @@ class Server {
   absl::Status Step(const std::string& id);
   absl::Status StartBuilder(Process& process);
   void OnBuilder(const std::string& id);
-  absl::Status Become(Process& process);
+  absl::Status Become(Forking& forking);
+  absl::Status Enter(Forking& forking);
   // Its filter can be read while it is stopped (ptrace(2)); what comes of that arrives at OnStopped.
   absl::Status Stop(const Process& process);
   void OnStopped(const siginfo_t& info);

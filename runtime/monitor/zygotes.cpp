@@ -220,7 +220,7 @@ void Server::OnParked(const std::string& id) {
     const std::string& op = packet->fields.op();
     if (op == "parked" && forking.said == 0 && packet->sender > 0) {
       forking.said = packet->sender;
-    } else if (op == "ready" && forking.become_sent && !forking.ready) {
+    } else if (op == "ready" && forking.entering && !forking.ready) {
       forking.ready = true;
     } else if (op == "failed") {
       return FailFork(id, absl::AbortedError(Cat("the forked process failed at ",
@@ -279,6 +279,8 @@ absl::Status Server::Step(const std::string& id) {
   if (!forking.wanted) return absl::OkStatus();
   if (!forking.building) {
     forking.building = true;
+    // Both at once: most of what it takes to become the container needs none of its mounts.
+    RETURN_IF_ERROR(Become(forking));
     return StartBuilder(process);
   }
   if (!forking.ready || forking.builder != 0 || forking.stopping) return absl::OkStatus();
@@ -351,14 +353,13 @@ void Server::OnBuilder(const std::string& id) {
     // What it met, the plain way would meet too: it is the user's error, or ours.
     return FailFork(id, status);
   }
-  absl::Status sent = Become(process);
+  absl::Status sent = Enter(forking);
   Forget(forking.builder_barrier.get());
   forking.builder_barrier.Reset();  // with that it ends
   if (!sent.ok()) FailFork(id, Aborted(sent));
 }
 
-absl::Status Server::Become(Process& process) {
-  Forking& forking = *process.forking;
+absl::Status Server::Enter(Forking& forking) {
   ASSIGN_OR_RETURN(Fd mounts, OpenPath(Cat("/proc/", forking.builder, "/ns/mnt"), O_RDONLY));
   forking.mount_ns = IdentityOf(mounts.get());
   ASSIGN_OR_RETURN(forking.cgroups, ReadFile(Cat("/proc/", forking.builder, "/cgroup"), 1 << 16));
@@ -368,10 +369,16 @@ absl::Status Server::Become(Process& process) {
   if (forking.zygote_filters == 0) {
     ASSIGN_OR_RETURN(forking.mounts, ReadFile(Cat("/proc/", forking.builder, "/mountinfo"), 1 << 22));
   }
+  const int fd = mounts.get();
+  RETURN_IF_ERROR(forking.channel.Send(Fields("enter"), {&fd, 1}));
+  forking.entering = true;
+  return absl::OkStatus();
+}
+
+absl::Status Server::Become(Forking& forking) {
   ASSIGN_OR_RETURN(Fields said, Fields::Parse(forking.wanted->become()));
   std::vector<int> fds;
   for (const Fd& fd : forking.child_stdio) fds.push_back(fd.get());
-  fds.push_back(mounts.get());
   for (int index : forking.plan.cgroup_procs()) fds.push_back(forking.fds[static_cast<size_t>(index)].get());
   Fd unified;
   if (forking.plan.has_cgroup_unified()) {
@@ -382,12 +389,10 @@ absl::Status Server::Become(Process& process) {
   }
   Fields become("become");
   become.Add("mount_ns", "1");
-  become.Add("cgroups", Cat(fds.size() - 4));
+  become.Add("cgroups", Cat(fds.size() - 3));
   for (const auto& [name, value] : said.list())
     if (name != "op") become.Add(name, value);
-  RETURN_IF_ERROR(forking.channel.Send(become, fds));
-  forking.become_sent = true;
-  return absl::OkStatus();
+  return forking.channel.Send(become, fds);
 }
 
 void Server::DropForking(Process& process) {

@@ -78,12 +78,16 @@ class Zygote:
             raise RuntimeError('not parked: %r' % message)
         return int.from_bytes(control[0][2][:4], sys.byteorder), ours
 
-    def program(self, argv, environment, cwd, stdio, comm=None, extra=(), fds=(), parked=None):
+    def program(self, argv, environment, cwd, stdio, comm=None, extra=(), fds=(), parked=None, mounts=None):
         """A program up to the moment where it may go: its pid, its channel and the answer to `become`."""
         pid, channel = parked or self.park()
         fields = [('arg', a) for a in argv] + [('env', e) for e in environment] + command(argv)
         fields += [('cwd', cwd), ('umask', 0o022)] + ([('comm', comm)] if comm else []) + list(extra)
+        if mounts is not None:
+            fields.append(('mount_ns', 1))
         socket.send_fds(channel, [pack('become', *fields)], list(stdio) + list(fds))
+        if mounts is not None:
+            socket.send_fds(channel, [pack('enter')], [mounts])
         return pid, channel, unpack(channel.recv(200000))
 
     def end(self):

@@ -441,7 +441,13 @@ class Zygote:
             if message is None:
                 os._exit(0)
             plan = Plan(self, unpack(message), descriptors)
-            plan.become(channel)
+            plan.prepare(channel)
+            if plan.mount_ns:
+                message, descriptors = receive(sock)
+                if message is None:
+                    os._exit(0)
+                plan.enter(unpack(message), descriptors)
+            plan.become()
         except Failed as failure:
             say(channel, 'failed', failure.fields())
             os._exit(1)
@@ -665,7 +671,7 @@ class Plan:
             raise Failed('protocol', 0, '`become` was expected')
         self.mount_ns = number(fields, 'mount_ns', 0)
         self.cgroups = number(fields, 'cgroups', 0)
-        if len(descriptors) != 3 + (1 if self.mount_ns else 0) + self.cgroups:
+        if len(descriptors) != 3 + self.cgroups:
             raise Failed('protocol', 0, 'become: %d descriptors came' % len(descriptors))
         self.uid, self.gid = number(fields, 'uid', os.getuid()), number(fields, 'gid', os.getgid())
         self.groups = None
@@ -707,35 +713,43 @@ class Plan:
             if option not in ('-u', '-B'):
                 raise Failed('protocol', 0, 'field `option`: `%s` cannot be applied late' % option)
 
-    def become(self, channel):
-        stdio, rest = self.descriptors[:3], self.descriptors[3:]
-        mounts = rest.pop(0) if self.mount_ns else -1
-        for fd in rest:
+    def prepare(self, channel):
+        """All that needs no mount, while the container's mounts are still being made."""
+        stdio, cgroups = self.descriptors[:3], self.descriptors[3:]
+        for fd in cgroups:
             trying('cgroup', 'enter cgroup', os.write, fd, b'0')
-        if rest:
+        if cgroups:
             checked('cgroup', 'make cgroup namespace', libc_unshare(NEWCGROUP))
-        if mounts >= 0:
-            checked('mount namespace', 'enter mount namespace', libc_setns(mounts, NEWNS))
         try:
             os.setsid()
         except OSError:
             pass  # it leads its session already
         for number_, fd in enumerate(stdio):
             trying('stdio', 'set standard descriptor %d' % number_, os.dup2, fd, number_)
+        if syscall(CALLS['keyctl'], 1, None, None, 0, 0) < 0 and _ctypes.get_errno() not in (ENOSYS, EDQUOT, EPERM):
+            checked('keyring', 'make session keyring', -1)
+        close_others(channel)
+        self.descriptors = []
+        os.umask(self.umask)
+        self.state()
+
+    def enter(self, fields, descriptors):
+        if text(fields, 'op') != 'enter' or len(descriptors) != 1:
+            raise Failed('protocol', 0, '`enter` with one descriptor was expected')
+        checked('mount namespace', 'enter mount namespace', libc_setns(descriptors[0], NEWNS))
+        os.close(descriptors[0])
+
+    def become(self):
+        """The rest: in the container's mounts, with its rights."""
         entered = True
         try:
             os.chdir(self.cwd)
         except OSError:
             entered = False
-        if syscall(CALLS['keyctl'], 1, None, None, 0, 0) < 0 and _ctypes.get_errno() not in (ENOSYS, EDQUOT, EPERM):
-            checked('keyring', 'make session keyring', -1)
-        close_others(channel)
-        self.descriptors = []
         self.credentials()
         if not entered:
             trying('cwd', 'enter working directory `%s`' % self.cwd, os.chdir, self.cwd)
-        os.umask(self.umask)
-        self.prepare()
+        self.paths()
         checked('dumpable', 'set dumpable', prctl_long(PR_SET_DUMPABLE, 1, 0, 0, 0))
         if self.no_new_privs:
             checked('no_new_privs', 'set no_new_privs', prctl_long(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
@@ -787,11 +801,10 @@ class Plan:
             if (self.caps['ambient'] & permitted & inheritable) >> cap & 1:
                 checked(step, 'raise ambient capability %d' % cap, prctl_long(PR_CAP_AMBIENT, 2, cap, 0, 0))
 
-    def prepare(self):
-        """All of the interpreter's state that can be set before the program may run."""
+    def state(self):
+        """The interpreter's state, as far as it can be set before the program may run and asks for no file."""
         command_line(self.zygote, self.arguments, self.environment, replace_environment(self.zygote, self.environment))
         checked('comm', 'set comm', prctl_pointer(PR_SET_NAME, self.comm[:15] + b'\0', 0, 0, 0))
-        time.tzset()
         unbuffered = '-u' in self.options or not sys.flags.ignore_environment and bool(os.environ.get('PYTHONUNBUFFERED'))
         streams(unbuffered)
         if '-B' in self.options:
@@ -801,6 +814,19 @@ class Plan:
         if hasattr(sys, 'orig_argv'):
             sys.orig_argv[:] = [os.fsdecode(a) for a in self.arguments]
         fresh(self.zygote)
+        # A module of its own: what gc.freeze() has seen is never collected, and a program's end is to collect it.
+        main = type(sys)('__main__')
+        main.__dict__.clear()
+        main.__dict__.update(_first)
+        sys.modules['__main__'] = main
+        sys.modules.pop('cri_sock', None)
+
+    def paths(self):
+        """What the container's files say, as its user reads them."""
+        time.tzset()
+        for path in self.zygote.absent:
+            if os.path.exists(path):
+                sys.path_importer_cache.pop(path, None)
         unread()
         folder = first_path(self)
         if _path0 and folder is not None:
@@ -808,12 +834,6 @@ class Plan:
             if shadow:
                 raise Failed('shadow', 0, '`%s` stands before a loaded module' % shadow)
             sys.path.insert(0, folder)
-        # A module of its own: what gc.freeze() has seen is never collected, and a program's end is to collect it.
-        main = type(sys)('__main__')
-        main.__dict__.clear()
-        main.__dict__.update(_first)
-        sys.modules['__main__'] = main
-        sys.modules.pop('cri_sock', None)
 
 
 def address_of(data):
@@ -952,9 +972,6 @@ def fresh(zygote):
         uuid._last_timestamp = None
         uuid._node = None
     reseed(zygote.drawn)
-    for path in zygote.absent:
-        if os.path.exists(path):
-            sys.path_importer_cache.pop(path, None)
 
 
 def forget_folders():

@@ -102,12 +102,12 @@ class Case(unittest.TestCase):
         with self.assertRaises(ChildProcessError):  # of the Zygotes, and of what they forked
             os.waitpid(-1, os.WNOHANG)
 
-    def run_code(self, zygote, code, extra=(), fds=(), parked=None, cwd='/', look=None):
+    def run_code(self, zygote, code, extra=(), fds=(), parked=None, cwd='/', look=None, mounts=None):
         """The output and the wait status of `python -c CODE` from a Zygote; `look` is called before it goes."""
         with tempfile.TemporaryFile() as output, open('/dev/null') as null:
             pid, channel, answer = zygote.program(
                 ['python3', '-c', code], self.environment, cwd, [null.fileno(), output.fileno(), output.fileno()],
-                extra=extra, fds=fds, parked=parked)
+                extra=extra, fds=fds, parked=parked, mounts=mounts)
             try:
                 if answer[0] != ('op', 'ready'):
                     return answer, os.waitpid(pid, 0)[1]
@@ -201,7 +201,7 @@ class Protocol(Case):
         good = [('arg', 'python3'), ('mode', 'command'), ('target', 'pass')]
         for fields in (good[1:], good[:1], good[:2], good + [('uid', 'root')], good + [('uid', '-1')], good + [('uid', '0'), ('group', 'x')],
                        good + [('umask', '0x12')], good + [('mode', 'other')], good + [('option', '-O')], good + [('seccomp', 'xy')],
-                       good + [('seccomp', '00')], good + [('cap_bounding', '1')], good + [('mount_ns', '1')], good + [('cgroups', '2')]):
+                       good + [('seccomp', '00')], good + [('cap_bounding', '1')], good + [('cgroups', '2')]):
             pid, channel = zygote.park()
             with open('/dev/null') as null:
                 socket.send_fds(channel, [pack('become', *fields)], [null.fileno()] * 3)
@@ -503,7 +503,7 @@ class Container(Case):
     def test_failing_steps(self):
         zygote = self.zygote()
         with open('/dev/null') as null:
-            self.assertEqual(self.refused(zygote, 'mount namespace', [('mount_ns', 1)], [null.fileno()])['errno'], '22')
+            self.assertEqual(self.refused(zygote, 'mount namespace', mounts=null.fileno())['errno'], '22')
             self.assertEqual(self.refused(zygote, 'cgroup', [('cgroups', 1)], [null.fileno()])['errno'], '9')
         self.refused(zygote, 'protocol', [('uid', 0xffffffff), ('gid', 0)])
         self.refused(zygote, 'protocol', [('uid', 0), ('gid', 0), ('group', 0xffffffff)])
@@ -543,8 +543,8 @@ class Container(Case):
         output, status = self.run_code(
             zygote, 'import os; print(os.getpid(), os.getuid(), os.getgroups(), os.uname().nodename, '
             'sorted(l.split(":")[0].strip() for l in list(open("/proc/net/dev"))[2:]))', parked=parked, look=look,
-            extra=[('uid', 0), ('gid', 0), ('group', 5), ('mount_ns', 1), ('no_new_privs', 1), ('seccomp', seccomp(MKDIR))] + CAPS,
-            fds=[pod.fds['mnt']])
+            extra=[('uid', 0), ('gid', 0), ('group', 5), ('no_new_privs', 1), ('seccomp', seccomp(MKDIR))] + CAPS,
+            mounts=pod.fds['mnt'])
         self.assertEqual(status, 0, output)
         self.assertTrue(output.startswith("1 0 [5] a-pod ["), output)
         self.assertEqual({k: v for k, v in seen.items() if k in names + ('mnt',)}, dict.fromkeys(names + ('mnt',), True))
