@@ -60,22 +60,22 @@ constexpr Package kPackages[] = {
      "    return inner(number, op, flags, program if number == 317 else data, *rest)\n",
      "another seccomp filter"},
     {"keeps_descriptor",
-     "@around(Plan, 'prepare')\n"
-     "def prepare(inner, self): inner(self); os.dup2(1, 77)\n",
+     "@around(Plan, 'paths')\n"
+     "def paths(inner, self): inner(self); os.dup2(1, 77)\n",
      "descriptor 77"},
     {"swaps_descriptor",
-     "@around(Plan, 'prepare')\n"
-     "def prepare(inner, self): inner(self); os.dup2(os.open('/dev/null', os.O_RDWR), 0)\n",
+     "@around(Plan, 'paths')\n"
+     "def paths(inner, self): inner(self); os.dup2(os.open('/dev/null', os.O_RDWR), 0)\n",
      "descriptor"},
     {"starts_thread",
      "import _thread, time\n"
-     "@around(Plan, 'prepare')\n"
-     "def prepare(inner, self): inner(self); _thread.start_new_thread(time.sleep, (1000,))\n",
+     "@around(Plan, 'paths')\n"
+     "def paths(inner, self): inner(self); _thread.start_new_thread(time.sleep, (1000,))\n",
      "threads"},
     {"starts_process",
      "import time\n"
-     "@around(Plan, 'prepare')\n"
-     "def prepare(inner, self):\n"
+     "@around(Plan, 'paths')\n"
+     "def paths(inner, self):\n"
      "    inner(self)\n"
      "    if os.fork() == 0: time.sleep(1000)\n",
      "processes"},
@@ -114,27 +114,26 @@ constexpr Package kPackages[] = {
      "@around(helper, 'close_others')\n"
      "def close_others(inner, channel):\n"
      "    os.closerange(3, channel); os.closerange(channel + 1, 50); os.closerange(51, 200)\n"
-     "@around(Plan, 'prepare')\n"
-     "def prepare(inner, self): inner(self); os.fchdir(50); os.close(50)\n",
+     "@around(Plan, 'paths')\n"
+     "def paths(inner, self): inner(self); os.fchdir(50); os.close(50)\n",
      "another cwd"},
-    {"does_nothing", "Plan.become = lambda self, channel: None\n", "forked process"},
+    {"does_nothing", "Plan.prepare = lambda self, channel: None\nPlan.become = lambda self: None\n", "forked process"},
     {"stays_outside",  // of the mount namespace
      "@around(helper, 'libc_setns')\n"
      "def setns(inner, fd, kind): return 0 if kind == 0x20000 else inner(fd, kind)\n",
      "forked process"},
     {"stays_in_user_namespace",
-     "@around(helper, 'libc_setns')\n"
-     "def setns(inner, fd, kind): return 0 if kind == 0x10000000 else inner(fd, kind)\n",
+     "@around(helper, 'entrance')\n"
+     "def entrance(inner, *rest): return [c for c in inner(*rest) if 'user namespace' not in c[0]]\n",
      "pid namespace|ended"},
     {"stays_in_network",
-     "@around(helper, 'libc_setns')\n"
-     "def setns(inner, fd, kind): return 0 if kind == 0x40000000 else inner(fd, kind)\n",
+     "@around(helper, 'entrance')\n"
+     "def entrance(inner, *rest): return [c for c in inner(*rest) if 'net namespace' not in c[0]]\n",
      "net namespace"},
     {"stays_in_cgroup",
-     "@around(Plan, 'become')\n"
-     "def become(inner, self, channel):\n"
-     "    mounts = self.descriptors[3]\n"
-     "    self.descriptors[4:] = [os.open('/dev/null', os.O_WRONLY) for _ in self.descriptors[4:]]\n"
+     "@around(Plan, 'prepare')\n"
+     "def prepare(inner, self, channel):\n"
+     "    self.descriptors[3:] = [os.open('/dev/null', os.O_WRONLY) for _ in self.descriptors[3:]]\n"
      "    inner(self, channel)\n",
      "cgroup"},
     {"keeps_user",
@@ -168,12 +167,12 @@ constexpr Package kPackages[] = {
      "ended"},
     {"is_traced",  // by the monitor, which did not ask
      "import ctypes, signal\n"
-     "@around(Plan, 'prepare')\n"
-     "def prepare(inner, self): inner(self); ctypes.CDLL(None).ptrace(0, 0, 0, 0)\n",
+     "@around(Plan, 'paths')\n"
+     "def paths(inner, self): inner(self); ctypes.CDLL(None).ptrace(0, 0, 0, 0)\n",
      "stop the forked process"},
     {"dies",
-     "@around(Plan, 'prepare')\n"
-     "def prepare(inner, self): os._exit(0)\n",
+     "@around(Plan, 'paths')\n"
+     "def paths(inner, self): os._exit(0)\n",
      "ended"},
     {"answers_another",
      "@around(helper, 'say')\n"

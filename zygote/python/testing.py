@@ -25,11 +25,13 @@ def unpack(message):
 class Zygote:
     """A Zygote, as the monitor has it. With modules it has them loaded and can be forked, or this raises."""
 
-    def __init__(self, python, environment, modules, cwd='/'):
+    def __init__(self, python, environment, modules, cwd='/', two_forks=False):
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.serial = 0
         with open(HELPER) as f:
             source = f.read()
+        if two_forks:  # as on a machine that the relay is not written for
+            source = source.replace("RELAY = bytes.fromhex({'x86_64'", "RELAY = bytes.fromhex({'none'")
         self.pid = os.fork()
         if self.pid == 0:
             try:

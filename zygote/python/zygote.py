@@ -48,13 +48,20 @@ NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
     0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)
 NAMESPACES = {'user': NEWUSER, 'net': NEWNET, 'ipc': NEWIPC, 'uts': NEWUTS, 'pid': NEWPID}
 # System calls: x86-64, and the generic table (arm64, riscv64).
-CALLS = {'x86_64': {'capget': 125, 'capset': 126, 'keyctl': 250, 'seccomp': 317, 'brk': 12}}.get(
-    os.uname().machine, {'capget': 90, 'capset': 91, 'keyctl': 219, 'seccomp': 277, 'brk': 214})
+CALLS = {'x86_64': {'capget': 125, 'capset': 126, 'keyctl': 250, 'seccomp': 317, 'brk': 12, 'setns': 308, 'unshare': 272,
+                    'setgroups': 116, 'setresgid': 119, 'setresuid': 117, 'rseq': 334, 'mprotect': 10, 'munmap': 11}}.get(
+    os.uname().machine, {'capget': 90, 'capset': 91, 'keyctl': 219, 'seccomp': 277, 'brk': 214, 'setns': 268, 'unshare': 97,
+                         'setgroups': 159, 'setresgid': 149, 'setresuid': 147, 'rseq': 293, 'mprotect': 226, 'munmap': 215})
 CLOSE_RANGE = 436
 PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NAME, PR_CAPBSET_READ, PR_CAPBSET_DROP = 4, 8, 15, 23, 24
 PR_SET_MM, PR_SET_MM_MAP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 35, 14, 38, 47
 EPERM, EDQUOT, ENOSYS = 1, 122, 38
 CAP_SYS_ADMIN = 21
+# zygote/python/relay_x86_64.s, assembled.
+RELAY = bytes.fromhex({'x86_64': (
+    '535541544155415641574883ec084889fb48896308b838000000bf11410000488b3331d24531d24531c00f054885c0740f4883c408415f41'
+    '5e415d415c5d5bc34c8d6b304c8b63184d85e47424498b4500498b7d08498b7510498b55184d8b55200f054885c0781b4983c52849ffcceb'
+    'd7ff531085c0741a780931ffb8e70000000f054c89632048894328bf01000000ebea488b630831c0eb97')}.get(os.uname().machine, ''))
 # Set while modules are imported, so that these start no thread that a child would lack: NumExpr's pool, and what purges
 # the heap of Arrow's own copy of jemalloc. Pools that are made when first used (OpenMP, MKL, Rayon, Numba) need nothing,
 # and OpenBLAS ends its threads by itself before a fork.
@@ -113,6 +120,9 @@ fopen = c('fopen', Pointer, Pointer)
 libc_unshare = c('unshare', Long)
 libc_setns = c('setns', Long, Long)
 thread_state = c('PyThreadState_Get', kind=PythonFunction)
+before_fork = c('PyOS_BeforeFork', kind=PythonFunction, result=None)
+after_fork_parent = c('PyOS_AfterFork_Parent', kind=PythonFunction, result=None)
+after_fork_child = c('PyOS_AfterFork_Child', kind=PythonFunction, result=None)
 get_importer = c('PyImport_GetImporter', Object, kind=PythonFunction, result=Object)
 call_object = c('PyObject_CallObject', Object, Object, kind=PythonFunction, result=Object)
 run_string = c('PyRun_SimpleStringFlags', Pointer, Pointer, kind=PythonFunction, result=Int)
@@ -232,6 +242,7 @@ class Zygote:
         self.addresses = addresses()
         frame_slot()  # what is wrong with it shows here, not in a program
         self.collects = gc.isenabled()
+        self.forking = forking()
 
     def serve(self):
         """Comes back only in what is to become a program, with its plan."""
@@ -385,47 +396,13 @@ class Zygote:
                 stream.flush()
             except Exception:
                 pass
-        read, write = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.close(read)
-                for name, fd in zip(enter, descriptors[1:]):
-                    checked('enter', 'enter %s namespace' % name, libc_setns(fd, NAMESPACES[name]))
-                if enter:
-                    if 'pid' not in enter:
-                        checked('enter', 'make pid namespace', libc_unshare(NEWPID))
-                    trying('enter', 'drop supplementary groups', os.setgroups, [])
-                    trying('enter', 'become group 0', os.setresgid, 0, 0, 0)
-                    trying('enter', 'become user 0', os.setresuid, 0, 0, 0)
-                if trying('fork', 'fork', os.fork):
-                    os._exit(0)
-            except Failed as failure:
-                os.write(write, pack('', failure.fields()))
-                os._exit(1)
-            except BaseException as e:
-                os.write(write, pack('', Failed('fork', 0, repr(e)).fields()))
-                os._exit(1)
-            try:
-                os.close(write)
-                return self.park(descriptors[0], descriptors[1:])
-            except BaseException as e:
-                os.write(2, ('zygote: %r\n' % (e,)).encode('utf-8', 'replace'))
-            os._exit(255)
-        os.close(write)
+        if self.forking.fork(entrance(enter, descriptors[1:])):
+            return None
         try:
-            _, status = os.waitpid(pid, 0)
-            if status:
-                told = os.read(read, 4096)
-                if told:
-                    told = unpack(told)
-                    raise Failed(text(told, 'step'), number(told, 'errno'), text(told, 'text'))
-                raise Failed('fork', 0, 'the intermediate process ended with wait status %d' % status)
-        except OSError as e:
-            raise Failed('fork', e.errno or 0, 'wait for the intermediate process') from None
-        finally:
-            os.close(read)
-        return None
+            return self.park(descriptors[0], descriptors[1:])
+        except BaseException as e:
+            os.write(2, ('zygote: %r\n' % (e,)).encode('utf-8', 'replace'))
+        os._exit(255)
 
     # the parked process
 
@@ -461,6 +438,120 @@ class Zygote:
         sock.detach()
         os.close(channel)
         return plan
+
+
+def entrance(enter, descriptors):
+    """The system calls by which an intermediate process gets where the new one is to be born: what each does, and itself."""
+    calls = [('enter %s namespace' % name, CALLS['setns'], fd, NAMESPACES[name], 0, 0) for name, fd in zip(enter, descriptors)]
+    if enter and 'pid' not in enter:
+        calls.append(('make pid namespace', CALLS['unshare'], NEWPID, 0, 0, 0))
+    if enter:
+        calls += [('drop supplementary groups', CALLS['setgroups'], 0, 0, 0, 0),
+                  ('become group 0', CALLS['setresgid'], 0, 0, 0, 0), ('become user 0', CALLS['setresuid'], 0, 0, 0, 0)]
+    return calls
+
+
+class Twice:
+    """By two forks: the first enters, the second is born there."""
+
+    def fork(self, calls):
+        """Nothing in the new process; in the Zygote True, once the intermediate one has been reaped. Raises Failed there."""
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(read)
+                for what, call, *arguments in calls:
+                    checked('enter', what, syscall(call, *arguments, 0))
+                if trying('fork', 'fork', os.fork):
+                    os._exit(0)
+                os.close(write)
+                return False
+            except Failed as failure:
+                os.write(write, pack('', failure.fields()))
+            except BaseException as e:
+                os.write(write, pack('', Failed('fork', 0, repr(e)).fields()))
+            os._exit(1)
+        os.close(write)
+        try:
+            if reaped(pid):
+                told = os.read(read, 4096)
+                if told:
+                    told = unpack(told)
+                    raise Failed(text(told, 'step'), number(told, 'errno'), text(told, 'text'))
+        finally:
+            os.close(read)
+        return True
+
+
+class Relay:
+    """By one fork: to copy the memory of a Zygote and to end the copy is most of what a fork costs.
+
+    The intermediate process shares the Zygote's memory, as vfork(2) has it; it calls the C library's own fork(3), and the
+    new process goes on where the Zygote waits. It has no Python of its own, but the few instructions of relay_x86_64.s.
+    """
+    SIZE, CODE = 256 << 10, 4096  # code, then what it is given, then its stack
+
+    def __init__(self):
+        self.at = mmap(None, self.SIZE, 3, 0x22, -1, 0)  # readable, writable; private, anonymous
+        if self.at in (0, -1):
+            raise Failed('relay', _ctypes.get_errno(), 'map memory')
+        memmove(self.at, RELAY, len(RELAY))
+        checked('relay', 'protect memory', syscall(CALLS['mprotect'], self.at, self.CODE, 5, 0, 0))  # readable, executable
+        self.enter = PythonFunction(self.at)
+        self.enter.argtypes = (Long,)
+        self.errno = Function(_ctypes.dlsym(_program, '__errno_location'))
+        self.errno.restype = Pointer
+        self.before = []
+        try:
+            # rseq(2): a process that shares memory begins without; what it forks has what it has.
+            if Int.from_address(_ctypes.dlsym(_program, '__rseq_size')).value:
+                area = c('pthread_self', result=Word)() + Long.from_address(_ctypes.dlsym(_program, '__rseq_offset')).value
+                self.before = [('keep rseq', CALLS['rseq'], area, 32, 0, 0x53053053)]
+        except OSError:
+            pass  # a C library without
+
+    def fork(self, calls):
+        """As Twice.fork."""
+        calls = self.before + calls
+        words = [self.at + self.SIZE, 0, _ctypes.dlsym(_program, 'fork'), len(calls), 0, 0]
+        for call in calls:
+            words += call[1:]
+        given = b''.join(w.to_bytes(8, sys.byteorder) for w in words)
+        memmove(self.at + self.CODE, given, len(given))
+        before_fork()
+        pid = self.enter(self.at + self.CODE)
+        if pid == 0:
+            after_fork_child()
+            syscall(CALLS['munmap'], self.at, self.SIZE, 0, 0, 0)
+            return False
+        errno = Int.from_address(self.errno()).value
+        after_fork_parent()
+        if pid < 0:
+            raise Failed('fork', -pid, 'fork: ' + os.strerror(-pid))
+        if reaped(pid):
+            left, result = (Long.from_address(self.at + self.CODE + at).value for at in (32, 40))
+            if left:
+                raise Failed('enter', -result, '%s: %s' % (calls[-left][0], os.strerror(-result)))
+            raise Failed('fork', errno, 'fork: ' + os.strerror(errno))
+        return True
+
+
+def forking():
+    if RELAY:
+        try:
+            return Relay()
+        except Failed:
+            pass  # where no memory may become executable
+    return Twice()
+
+
+def reaped(pid):
+    """Whether the intermediate process says that it failed."""
+    status = trying('fork', 'wait for the intermediate process', os.waitpid, pid, 0)[1]
+    if status not in (0, 256):
+        raise Failed('fork', 0, 'the intermediate process ended with wait status %d' % status)
+    return status
 
 
 def packages():

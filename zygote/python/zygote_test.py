@@ -8,12 +8,13 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import time
 import unittest
 
-from testing import Zygote, adopt, pack, unpack
+from testing import HELPER, Zygote, adopt, pack, unpack
 
 PYTHON = os.environ.get('PYTHON', sys.executable)
 libc = ctypes.CDLL(None, use_errno=True)
@@ -70,6 +71,8 @@ class Namespaces:
 
 
 class Case(unittest.TestCase):
+    two_forks = False
+
     def setUp(self):
         self.addCleanup(self.nothing_left)
         self.top = tempfile.mkdtemp(prefix='zygote-test-')
@@ -87,7 +90,7 @@ class Case(unittest.TestCase):
         environment = ['PATH=/usr/bin:/bin', 'LANG=C.UTF-8', 'HOME=' + self.home, 'TMPDIR=' + self.home,
                        'PYTHONPATH=' + os.path.join(self.top, 'lib'), 'PYTHONDONTWRITEBYTECODE=1'] + list(environment)
         self.environment = environment
-        zygote = Zygote(PYTHON, environment, None if bare else modules)
+        zygote = Zygote(PYTHON, environment, None if bare else modules, two_forks=self.two_forks)
         self.addCleanup(lambda: zygote.end())
         return zygote
 
@@ -435,8 +438,28 @@ CAPS = [('cap_bounding', '%016x' % 0x421), ('cap_permitted', '%016x' % 0x401), (
 MKDIR = {'x86_64': 83}.get(os.uname().machine, 34)  # mkdirat there
 
 
+RSEQ = '''
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+libc.pthread_self.restype = ctypes.c_void_p
+try:
+    size = ctypes.c_uint.in_dll(libc, '__rseq_size').value
+    area = libc.pthread_self() + ctypes.c_long.in_dll(libc, '__rseq_offset').value
+except ValueError:
+    size = 0
+# Once more, as the C library did it: EBUSY where that stands.
+print(size and (libc.syscall(334, ctypes.c_void_p(area), 32, 0, 0x53053053), ctypes.get_errno()))
+'''
+
+
 @unittest.skipUnless(os.getuid() == 0, 'needs root')
 class Container(Case):
+    @unittest.skipUnless(os.uname().machine == 'x86_64', 'numbers of x86-64')
+    def test_rseq(self):
+        zygote = self.zygote()
+        plain = subprocess.run([PYTHON, '-c', RSEQ], stdout=subprocess.PIPE, check=True).stdout.decode()
+        self.assertEqual(self.run_code(zygote, RSEQ), (plain, 0))
+
     def test_ids(self):
         seen = {}
         output, status = self.run_code(
@@ -602,7 +625,7 @@ class Container(Case):
                 os.setgroups([])
                 os.setresgid(zygote_uid, zygote_uid, zygote_uid)
                 os.setresuid(zygote_uid, zygote_uid, zygote_uid)
-                zygote = Zygote(PYTHON, environment, ['json'])
+                zygote = Zygote(PYTHON, environment, ['json'], two_forks=self.two_forks)
                 with open('/dev/null') as null:
                     pid, channel, answer = zygote.program(
                         ['python3', '-c', 'import os; print(os.getpid(), os.getuid(), flush=True)'], environment, '/',
@@ -626,6 +649,22 @@ class Container(Case):
         ours.close()
         os.waitpid(holder, 0)
         self.assertEqual(output, "[('op', 'ready')]\n1 0\n")
+
+
+class ContainerByTwoForks(Container):
+    two_forks = True
+
+
+class RelayCode(unittest.TestCase):
+    @unittest.skipUnless(os.uname().machine == 'x86_64' and shutil.which('objcopy'), 'no assembler for it')
+    def test_is_what_its_source_says(self):
+        with tempfile.TemporaryDirectory() as top, open(HELPER) as helper:
+            compiled, code = os.path.join(top, 'o'), os.path.join(top, 'code')
+            subprocess.run(['as', '-o', compiled, os.path.join(os.path.dirname(HELPER), 'relay_x86_64.s')], check=True)
+            subprocess.run(['objcopy', '-O', 'binary', '-j', '.text', compiled, code], check=True)
+            written = helper.read().split("RELAY = bytes.fromhex({'x86_64': (")[1].split(')}')[0].replace("'", '')
+            with open(code, 'rb') as f:
+                self.assertEqual(bytes.fromhex(''.join(written.split())), f.read())
 
 
 if __name__ == '__main__':
