@@ -144,6 +144,8 @@ constexpr Package kPackages[] = {
      "@around(Plan, '__init__')\n"
      "def init(inner, self, *rest): inner(self, *rest); self.groups = [5]\n",
      "Groups"},
+    {"is_born_elsewhere",  // the Zygote's own child
+     "type(helper['forking']()).fork = lambda self, calls: os.fork()\n", "not the monitor's child"},
     {"says_garbage",
      "@around(Zygote, 'park')\n"
      "def park(inner, self, channel, others): os.write(channel, b'garbage'); return inner(self, channel, "
@@ -220,10 +222,6 @@ constexpr Package kImports[] = {
     {"leaves_file", "open('/tmp/left', 'w').write('x')\n", "files left behind: /tmp/left"},
     {"prints", "print('words')\n", "writes to its output: words"},
     {"closes_control", "import os\nos.close(3)\n", "import: the Zygote has ended"},
-    {"replaces_fork", "import os\nos.fork = lambda: 0\n",
-     "Zygote has ended|forked process|killed or crashed"},
-    {"replaces_fork_by_nothing", "import os\nos.fork = lambda: None\n",
-     "the forked process|failed at|Zygote has ended|killed or crashed"},
 };
 
 // What an import can find out and get at, which must be nothing. The program shows it.
@@ -272,6 +270,8 @@ class ZygoteHostileTest : public ZygoteFixture, public testing::WithParamInterfa
     std::map<std::string, std::string> modules{{"hostile", kHostile}};
     for (const Package& package : kPackages) modules[package.name] = Cat(kImport, package.source);
     for (const Package& package : kImports) modules[package.name] = package.source;
+    modules["replaces_fork"] = "import os\nos.fork = lambda: 0\n";
+    modules["replaces_fork_by_nothing"] = "import os\nos.fork = lambda: None\n";
     modules["spies"] =
         Cat("NODE_SOCKET, NODE_ADDRESS = '", node_->listen(), "', '", node_->subnet(), "1'\n", kSpies);
     image_ = PushPython(*node_, modules);
@@ -332,6 +332,15 @@ stdout F capabilities {'0000000000000000'}
 stdout F cgroup []
 )");
   ASSERT_TRUE(RunForked({"python3", "-c", "1"}, {}).forked);  // it is there still
+}
+
+// Programs are forked by the C library's function, not by Python's: what a package makes of that is for its program.
+TEST_F(ZygoteHostileTest, AnImportMayReplaceFork) {
+  for (const char* name : {"replaces_fork", "replaces_fork_by_nothing"}) {
+    const Run run = RunForked({"python3", "-c", "print('it runs')"}, {{"imports.cri-sock.io", name}}, true);
+    EXPECT_EQ(run.exit, 0) << run.reason;
+    EXPECT_THAT(run.log, HasSubstr("it runs"));
+  }
 }
 
 // One that hangs is no reason for others to wait, nor for the daemon when it ends.
