@@ -117,7 +117,8 @@ constexpr Package kPackages[] = {
      "@around(Plan, 'paths')\n"
      "def paths(inner, self): inner(self); os.fchdir(50); os.close(50)\n",
      "another cwd"},
-    {"does_nothing", "Plan.prepare = lambda self, channel: None\nPlan.become = lambda self: None\n", "forked process"},
+    {"does_nothing", "Plan.prepare = lambda self, channel: None\nPlan.become = lambda self: None\n",
+     "forked process"},
     {"stays_outside",  // of the mount namespace
      "@around(helper, 'libc_setns')\n"
      "def setns(inner, fd, kind): return 0 if kind == 0x20000 else inner(fd, kind)\n",
@@ -334,7 +335,8 @@ stdout F cgroup []
   ASSERT_TRUE(RunForked({"python3", "-c", "1"}, {}).forked);  // it is there still
 }
 
-// Programs are forked by the C library's function, not by Python's: what a package makes of that is for its program.
+// Programs are forked by the C library's function, not by Python's: what a package makes of that is for its
+// program.
 TEST_F(ZygoteHostileTest, AnImportMayReplaceFork) {
   for (const char* name : {"replaces_fork", "replaces_fork_by_nothing"}) {
     const Run run = RunForked({"python3", "-c", "print('it runs')"}, {{"imports.cri-sock.io", name}}, true);
