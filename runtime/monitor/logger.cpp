@@ -1,14 +1,13 @@
 #include "runtime/monitor/logger.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
 #include <condition_variable>
-#include <ctime>
 #include <deque>
 #include <map>
 #include <memory>
@@ -16,140 +15,115 @@
 #include <thread>
 
 #include "runtime/base/channel.h"
-#include "runtime/base/path.h"
-#include "runtime/base/status.h"
-#include "runtime/base/text.h"
+#include "runtime/monitor/log_queue.h"
 #include "runtime/monitor/protocol.pb.h"
 
 namespace sock::runtime::monitor {
 namespace {
 
-constexpr size_t kQueueBytes = 16 << 20;    // of all logs
-constexpr size_t kLogQueueBytes = 4 << 20;  // of one log, so that one can't starve the others
-
-int64_t NowNs() {
-  timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  return now.tv_sec * 1000000000LL + now.tv_nsec;
-}
-
-std::string Timestamp(int64_t ns) {
-  time_t seconds = ns / 1000000000;
-  tm parts;
-  gmtime_r(&seconds, &parts);
-  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:09}Z", parts.tm_year + 1900, parts.tm_mon + 1,
-                     parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec, ns % 1000000000);
-}
-
-// A log that both threads hold. `file` belongs to the writer thread; a new one waits in `reopened`.
 struct Log {
-  Fd file;
-  std::mutex mutex;
-  Fd reopened;
-  bool has_reopened = false;
-  size_t queued = 0;  // bytes, under the queue's mutex
-  uint64_t dropped = 0;
-};
-
-struct Block {
-  std::shared_ptr<Log> log;
-  std::string text;
+  std::string id;
+  Fd memory;  // until the queue is opened
+  std::unique_ptr<LogQueue> queue;
+  Fd file;  // the writer thread's
+  Fd next;  // opened anew, not used yet; under the writer's mutex, as what follows
+  bool listed = false;
 };
 
 class Writer {
  public:
-  Writer() : thread_([this] { Run(); }) {}
+  // `owned`: an eventfd that tells when the desk is ours. Tells `channel` of every log that it has opened
+  // anew.
+  Writer(const Desk& desk, int owned, int channel)
+      : channel_(channel), thread_([this, &desk, owned] {
+          desk.Own();
+          eventfd_write(owned, 1);
+          Run();
+        }) {}
 
-  void Put(const std::shared_ptr<Log>& log, std::string text) {
+  // `log` has something to write.
+  void Wake(const std::shared_ptr<Log>& log) {
     std::lock_guard lock(mutex_);
-    if (text.empty() && log->dropped == 0) return;
-    if (queued_ + text.size() > kQueueBytes || log->queued + text.size() > kLogQueueBytes) {
-      for (char c : text) log->dropped += c == '\n';
-      return;
-    }
-    if (log->dropped > 0) {
-      std::string note = fmt::format(
-          "{} stderr F cri-sock: {} lines were dropped: the log could not be "
-          "written fast enough\n",
-          Timestamp(NowNs()), std::exchange(log->dropped, 0));
-      text.insert(0, note);
-    }
-    queued_ += text.size();
-    log->queued += text.size();
-    queue_.push_back({log, std::move(text)});
-    wake_.notify_one();
+    List(log);
   }
 
-  void Finish() {
+  void Reopen(const std::shared_ptr<Log>& log, Fd file) {
+    std::lock_guard lock(mutex_);
+    log->next = std::move(file);
+    List(log);
+  }
+
+  enum class End { kOnceAllIsWritten, kNow };
+  void Finish(End end) {
     {
       std::lock_guard lock(mutex_);
       finished_ = true;
+      stopped_ = end == End::kNow;
     }
     wake_.notify_one();
     thread_.join();
   }
 
  private:
+  void List(const std::shared_ptr<Log>& log) {
+    if (std::exchange(log->listed, true)) return;
+    logs_.push_back(log);
+    wake_.notify_one();
+  }
+
   void Run() {
     std::unique_lock lock(mutex_);
     while (true) {
-      wake_.wait(lock, [&] { return finished_ || !queue_.empty(); });
-      if (queue_.empty()) return;
-      Block block = std::move(queue_.front());
-      queue_.pop_front();
+      wake_.wait(lock, [&] { return finished_ || !logs_.empty(); });
+      if (stopped_ || logs_.empty()) return;
+      std::shared_ptr<Log> log = std::move(logs_.front());
+      logs_.pop_front();
+      log->listed = false;
+      Fd next = std::move(log->next);
       lock.unlock();
-      {
-        std::lock_guard log_lock(block.log->mutex);
-        if (std::exchange(block.log->has_reopened, false)) block.log->file = std::move(block.log->reopened);
+      if (next.valid()) {
+        // What a writer before this one has begun belongs where it began it.
+        if (log->queue->HasBegun(log->file.get())) log->queue->Write(log->file.get());
+        log->file = std::move(next);
+        LogCommand done;
+        done.set_kind(LogCommand::REOPEN);
+        done.set_id(log->id);
+        SendMessage(channel_, done.SerializeAsString()).IgnoreError();
       }
-      std::string_view lost;
-      if (block.log->file.valid()) lost = Write(block.log->file.get(), block.text);
+      const bool more = log->queue->Write(log->file.get());
       lock.lock();
-      queued_ -= block.text.size();
-      block.log->queued -= block.text.size();
-      for (char c : lost) block.log->dropped += c == '\n';
+      if (more) List(log);
     }
   }
 
-  // Whole records; gives back those that the disk did not take.
-  static std::string_view Write(int file, std::string_view text) {
-    size_t done = 0;
-    while (done < text.size()) {
-      ssize_t n = write(file, text.data() + done, text.size() - done);
-      if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) break;
-      done += static_cast<size_t>(n);
-    }
-    if (done == text.size()) return {};
-    const size_t whole = done == 0 ? 0 : text.rfind('\n', done - 1) + 1;  // npos + 1 is 0
-    // Part of a record would spoil the next one.
-    if (off_t end = lseek(file, 0, SEEK_CUR); whole < done && end >= static_cast<off_t>(done - whole))
-      (void)!ftruncate(file, end - static_cast<off_t>(done - whole));
-    return text.substr(whole);
-  }
-
+  const int channel_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<Block> queue_;
-  size_t queued_ = 0;
-  bool finished_ = false;
+  std::deque<std::shared_ptr<Log>> logs_;  // that have something to write, or are to be opened anew
+  bool finished_ = false, stopped_ = false;
   std::thread thread_;
 };
 
 struct Source {
   Fd pipe;
-  LineCutter cutter;
+  LogQueue::Stream stream;
   std::shared_ptr<Log> log;
 };
 
 class Reader {
  public:
-  Reader(int channel, pid_t keeper)
-      : channel_(channel), keeper_(keeper), monitor_(getppid()), epoll_(epoll_create1(EPOLL_CLOEXEC)) {}
+  Reader(int channel, pid_t keeper, Desk desk)
+      : channel_(channel),
+        keeper_(keeper),
+        monitor_(getppid()),
+        desk_(std::move(desk)),
+        epoll_(epoll_create1(EPOLL_CLOEXEC)),
+        owned_(eventfd(0, EFD_CLOEXEC)),
+        writer_(desk_, owned_.get(), channel) {}
 
   void Run() {
     Watch(channel_);
-    std::string buffer(64 << 10, '\0');
+    Watch(owned_.get());
     bool open = true;
     while (open || !sources_.empty()) {
       epoll_event events[64];
@@ -158,19 +132,21 @@ class Reader {
         int fd = events[i].data.fd;
         if (fd == channel_) {
           if (!Command()) {
+            if (hand_over_ || (!finish_ && SomebodyGoesOn())) return HandOver();
             open = false;
-            epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, channel_, nullptr);
-            if (!finish_ && SomebodyGoesOn()) {
-              HandOver();
-              break;
-            }
+            all_told_ = true;
+            Unwatch(channel_);
           }
+        } else if (fd == owned_.get()) {
+          owns_ = true;
+          Unwatch(owned_.get());
         } else if (auto it = sources_.find(fd); it != sources_.end()) {
-          Read(it, buffer);
+          Read(it);
         }
+        Begin();
       }
     }
-    writer_.Finish();
+    writer_.Finish(Writer::End::kOnceAllIsWritten);
   }
 
  private:
@@ -179,71 +155,115 @@ class Reader {
     event.data.fd = fd;
     epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event);
   }
+  void Unwatch(int fd) { epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr); }
 
-  void Read(std::map<int, Source>::iterator it, std::string& buffer) {
-    Source& source = it->second;
-    ssize_t n = read(it->first, buffer.data(), buffer.size());
-    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    std::string text;
-    if (n > 0)
-      source.cutter.Feed({buffer.data(), static_cast<size_t>(n)}, NowNs(), text);
-    else  // end of file; a pty's master says EIO
-      source.cutter.Finish(NowNs(), text);
-    if (!text.empty() || n <= 0) writer_.Put(source.log, std::move(text));
-    if (n <= 0) {
-      epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, it->first, nullptr);
-      sources_.erase(it);
+  // Once the desk is ours and it is known whose there may be something on it.
+  void Begin() {
+    if (begun_ || !owns_ || !all_told_) return;
+    begun_ = true;
+    for (auto& [fd, source] : sources_) OpenQueue(*source.log);
+    desk_.Clear();  // of one that is gone
+    for (auto& [fd, source] : sources_) {
+      Watch(fd);
+      writer_.Wake(source.log);
     }
+  }
+
+  void OpenQueue(Log& log) {
+    if (log.queue) return;
+    auto queue = LogQueue::Open(log.memory.get(), bytes_in_hand_);
+    if (!queue.ok()) _exit(1);  // as where any memory is wanting: the next one tries again
+    log.queue = *std::move(queue);
+    log.memory.Reset();
+    log.queue->Settle(desk_);
+  }
+
+  void Read(std::map<int, Source>::iterator it) {
+    Source& source = it->second;
+    const bool open = source.log->queue->Take(source.stream, it->first, desk_);
+    writer_.Wake(source.log);
+    if (open) return;
+    Unwatch(it->first);
+    sources_.erase(it);
   }
 
   bool SomebodyGoesOn() const { return getppid() == monitor_ || getppid() == keeper_; }
 
-  // What was read goes to the logs; what lies in the pipes is the next writer's.
+  // What is in hand is the next one's, but where that may be of another program, which would lay it out
+  // otherwise.
   void HandOver() {
-    for (auto& [fd, source] : sources_) {
-      std::string text;
-      source.cutter.Finish(NowNs(), text);
-      if (!text.empty()) writer_.Put(source.log, std::move(text));
+    if (!begun_) return;
+    if (hand_over_) {
+      for (auto& [fd, source] : sources_) {
+        source.log->queue->Finish(source.stream);
+        writer_.Wake(source.log);
+      }
     }
-    sources_.clear();
+    writer_.Finish(hand_over_ ? Writer::End::kOnceAllIsWritten : Writer::End::kNow);
   }
 
+  // False: it was the last one.
   bool Command() {
     absl::StatusOr<Message> message = RecvMessage(channel_);
     LogCommand command;
     if (!message.ok() || !command.ParseFromString(message->data)) return false;
     std::vector<Fd>& fds = message->fds;
-    if (command.kind() == LogCommand::ADD) {
-      size_t pipes = command.has_stderr() ? 2 : 1;
-      if (fds.size() != pipes + command.has_log()) return true;
-      auto log = std::make_shared<Log>();
-      if (command.has_log()) log->file = std::move(fds.back());
-      for (size_t i = 0; i < pipes; ++i) {
-        fcntl(fds[i].get(), F_SETFL, O_NONBLOCK);
-        int fd = fds[i].get();
-        sources_.insert_or_assign(fd,
-                                  Source{std::move(fds[i]), LineCutter(i == 0 ? "stdout" : "stderr"), log});
-        Watch(fd);
-      }
-      logs_[command.id()] = log;
-    } else if (command.kind() == LogCommand::REOPEN && fds.size() == 1) {
-      if (auto it = logs_.find(command.id()); it != logs_.end()) {
-        std::lock_guard lock(it->second->mutex);
-        it->second->reopened = std::move(fds[0]);
-        it->second->has_reopened = true;
-      }
-    } else if (command.kind() == LogCommand::FINISH) {
-      finish_ = true;
-    } else if (command.kind() == LogCommand::REMOVE) {
-      logs_.erase(command.id());  // its sources hold it until their end
+    switch (command.kind()) {
+      case LogCommand::ADD:
+        Add(command, std::move(fds));
+        break;
+      case LogCommand::REOPEN:
+        if (auto it = logs_.find(command.id()); it != logs_.end() && fds.size() == 1) {
+          if (begun_)
+            writer_.Reopen(it->second, std::move(fds[0]));
+          else
+            it->second->next = std::move(fds[0]);
+        }
+        break;
+      case LogCommand::FINISH:
+        finish_ = true;
+        break;
+      case LogCommand::REMOVE:
+        logs_.erase(command.id());  // its sources hold it until their end
+        break;
+      case LogCommand::BEGIN:
+        all_told_ = true;
+        break;
+      case LogCommand::HAND_OVER:
+        hand_over_ = true;
+        return false;
+      default:
+        break;
     }
     return true;
   }
 
+  void Add(const LogCommand& command, std::vector<Fd> fds) {
+    const size_t pipes = command.has_stderr() ? 2 : 1;
+    if (fds.size() != pipes + command.has_log() + command.has_next_log() + 1) return;
+    auto log = std::make_shared<Log>();
+    log->id = command.id();
+    log->memory = std::move(fds.back());
+    if (begun_) OpenQueue(*log);
+    if (command.has_log()) log->file = std::move(fds[pipes]);
+    if (command.has_next_log()) log->next = std::move(fds[pipes + command.has_log()]);
+    for (size_t i = 0; i < pipes; ++i) {
+      fcntl(fds[i].get(), F_SETFL, O_NONBLOCK);
+      const int fd = fds[i].get();
+      sources_.insert_or_assign(
+          fd, Source{std::move(fds[i]), i == 0 ? LogQueue::kStdout : LogQueue::kStderr, log});
+      if (begun_) Watch(fd);
+    }
+    logs_[command.id()] = log;
+  }
+
   const int channel_;
   const pid_t keeper_, monitor_;
-  bool finish_ = false;
-  Fd epoll_;
+  // Nothing more is told; hand all over to another program; the desk is ours; its first logs are all known.
+  bool finish_ = false, hand_over_ = false, owns_ = false, all_told_ = false, begun_ = false;
+  Desk desk_;
+  Fd epoll_, owned_;
+  std::atomic<size_t> bytes_in_hand_{0};
   std::map<int, Source> sources_;
   std::map<std::string, std::shared_ptr<Log>> logs_;
   Writer writer_;
@@ -251,49 +271,16 @@ class Reader {
 
 }  // namespace
 
-void LineCutter::Record(std::string_view text, bool whole, int64_t now_ns, std::string& log) {
-  log += Timestamp(now_ns);
-  log += ' ';
-  log += stream_;
-  log += whole ? " F " : " P ";
-  log += text;
-  log += '\n';
-}
-
-void LineCutter::Feed(std::string_view data, int64_t now_ns, std::string& log) {
-  while (!data.empty()) {
-    size_t newline = data.find('\n');
-    size_t room = kMaxLine - pending_.size();
-    if (newline != std::string_view::npos && newline <= room) {
-      pending_ += data.substr(0, newline);
-      Record(pending_, true, now_ns, log);
-      pending_.clear();
-      data.remove_prefix(newline + 1);
-    } else if (data.size() > room) {
-      pending_ += data.substr(0, room);
-      Record(pending_, false, now_ns, log);
-      pending_.clear();
-      data.remove_prefix(room);
-    } else {
-      pending_ += data;
-      return;
-    }
-  }
-}
-
-void LineCutter::Finish(int64_t now_ns, std::string& log) {
-  if (pending_.empty()) return;
-  Record(pending_, false, now_ns, log);
-  pending_.clear();
-}
-
-void RunLogger(int channel, pid_t keeper) {
+void RunLogger(int channel, pid_t keeper, Pipe desk) {
   prctl(PR_SET_NAME, "sock-logger");
   for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGPIPE}) ::signal(signal, SIG_IGN);
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
-  Reader(channel, keeper).Run();
+  absl::StatusOr<Desk> opened = Desk::Open(std::move(desk));
+  if (!opened.ok()) _exit(1);
+  Reader reader(channel, keeper, *std::move(opened));
+  reader.Run();
   _exit(0);
 }
 

@@ -2,34 +2,18 @@
 // monitor.
 #pragma once
 
-#include <cstdint>
-#include <string>
-#include <string_view>
+#include <sys/types.h>
+
+#include "runtime/base/fd.h"
 
 namespace sock::runtime::monitor {
 
-// A container's output as the CRI's log format has it (kubernetes, pkg/kubelet/cri/remote/logs.go reads it):
-// "TIME STREAM TAG TEXT\n", where TIME is RFC 3339 with nanoseconds, STREAM stdout or stderr, and TAG F for a
-// line's end, P for a part of one.
-class LineCutter {
- public:
-  static constexpr size_t kMaxLine = 16 << 10;
-  explicit LineCutter(std::string_view stream) : stream_(stream) {}
-  // Takes output in and appends whole records, of at most kMaxLine bytes of text each, to `log`.
-  void Feed(std::string_view data, int64_t now_ns, std::string& log);
-  // At end of file: what has no newline.
-  void Finish(int64_t now_ns, std::string& log);
-
- private:
-  void Record(std::string_view text, bool whole, int64_t now_ns, std::string& log);
-  std::string stream_, pending_;
-};
-
-// Serves LogCommands from `channel`. Never blocks on a log's disk while it reads pipes: what exceeds the
-// queue is dropped and counted in a line of the log. After FINISH it reads all pipes to their end. When the
-// channel ends without it, the monitor has died, and the next one's log writer reads on: this one writes what
-// it has read and ends; but where neither the monitor's process nor the `keeper` lives on it reads to the
-// end, since nobody else will.
-[[noreturn]] void RunLogger(int channel, pid_t keeper);
+// Serves LogCommands from `channel`; `desk`: of Desk::MakePipe, the same for every log writer of a monitor
+// and of those after it. Begins once no other has the desk, and goes on with what that had in hand
+// (log_queue.h). Never blocks on a log's disk while it reads pipes: what exceeds the queue is dropped and
+// counted in a line of the log. After FINISH it reads all pipes to their end. When the channel ends without
+// it, the monitor has died, and the next one's log writer goes on; but where neither the monitor's process
+// nor the `keeper` lives this one reads to the end, since nobody else will.
+[[noreturn]] void RunLogger(int channel, pid_t keeper, Pipe desk);
 
 }  // namespace sock::runtime::monitor

@@ -22,6 +22,7 @@
 #include "runtime/base/text.h"
 #include "runtime/container/container.h"
 #include "runtime/monitor/client.h"
+#include "runtime/monitor/log_queue.h"
 #include "runtime/monitor/logger.h"
 #include "runtime/monitor/namespaces.h"
 
@@ -62,11 +63,10 @@ absl::Status BecomeEffective(uid_t uid) {
 
 constexpr char kLogWriter[] = "/log-writer";  // no id of a container
 
-Kept DescribeLogWriter(pid_t pid) {
+Kept DescribeLogWriter() {
   Kept kept;
   kept.set_id(kLogWriter);
   kept.set_log_writer(true);
-  kept.set_pid(pid);
   return kept;
 }
 
@@ -111,7 +111,6 @@ absl::Status Server::Start() {
   ASSIGN_OR_RETURN(Holdings holdings, ReceiveHoldings());
   Adopt(std::move(holdings));
   RETURN_IF_ERROR(StartLogger());
-  for (const auto& [id, process] : processes_) AddToLogger(*process);
   Watch(keeper_.get(), [this] { OnKeeper(); });
   Watch(listener_.get(), [this] { OnListener(); });
   Watch(signals_.get(), [this] {
@@ -136,9 +135,7 @@ void Server::Run() {
       handler();
     }
   }
-  LogCommand finish;  // the log writer ends by itself, once all is written
-  finish.set_kind(LogCommand::FINISH);
-  SendMessage(logger_.get(), finish.SerializeAsString()).IgnoreError();
+  TellLogger(LogCommand::FINISH);  // it ends by itself, once all is written
 }
 
 absl::StatusOr<Holdings> Server::ReceiveHoldings() {
@@ -158,8 +155,10 @@ void Server::Adopt(Holdings holdings) {
   for (auto& [id, held] : holdings) {
     const Kept& kept = held.kept;
     if (kept.log_writer()) {
-      // It stops reading once its monitor is gone, so that no line is torn between the two. A log that can't
-      // be written holds it up: then order is lost, not a line.
+      desk_ = {std::move(held.fds[Kept::DESK_READ]), std::move(held.fds[Kept::DESK_WRITE])};
+      if (desk_.read.valid()) continue;
+      // One of a program that had no desk stops reading once its monitor is gone. A log that can't be written
+      // holds it up: then order is lost, not a line.
       pollfd ended{held.fds[Kept::PIDFD].get(), POLLIN, 0};
       poll(&ended, 1, 1000);
       ForgetKept(id);
@@ -188,6 +187,13 @@ void Server::Adopt(Holdings holdings) {
     process->err = std::move(held.fds[Kept::ERR]);
     process->log = std::move(held.fds[Kept::LOG]);
     process->input = std::move(held.fds[Kept::INPUT]);
+    process->queue = std::move(held.fds[Kept::QUEUE]);
+    process->next_log = std::move(held.fds[Kept::NEXT_LOG]);
+    if (process->out.valid() && !LogQueue::Understands(process->queue.get())) {
+      // Another program's, which has written what lay in it (LogCommand.HAND_OVER).
+      if (absl::StatusOr<Fd> queue = LogQueue::MakeMemory(); queue.ok()) process->queue = *std::move(queue);
+      Keep(*process);
+    }
     if (kept.has_exit()) {
       process->ended = true;
       process->exit = kept.exit();
@@ -257,8 +263,9 @@ Kept Server::Describe(const Process& process) {
 
 std::vector<std::pair<Kept::Descriptor, Fd*>> Server::Descriptors(Process& process) {
   std::vector<std::pair<Kept::Descriptor, Fd*>> all{
-      {Kept::PIDFD, &process.pidfd}, {Kept::BARRIER, &process.barrier}, {Kept::OUT, &process.out},
-      {Kept::ERR, &process.err},     {Kept::LOG, &process.log},         {Kept::INPUT, &process.input}};
+      {Kept::PIDFD, &process.pidfd}, {Kept::BARRIER, &process.barrier},  {Kept::OUT, &process.out},
+      {Kept::ERR, &process.err},     {Kept::LOG, &process.log},          {Kept::INPUT, &process.input},
+      {Kept::QUEUE, &process.queue}, {Kept::NEXT_LOG, &process.next_log}};
   std::erase_if(all, [](const auto& one) { return !one.second->valid(); });
   return all;
 }
@@ -276,8 +283,9 @@ void Server::ReplaceKeeper() {
     for (auto [kind, fd] : Descriptors(*process)) held.fds[kind] = std::move(*fd);
   }
   Held& writer = holdings[kLogWriter];
-  writer.kept = DescribeLogWriter(logger_pid_);
-  writer.fds[Kept::PIDFD] = std::move(logger_pidfd_);
+  writer.kept = DescribeLogWriter();
+  writer.fds[Kept::DESK_READ] = std::move(desk_.read);
+  writer.fds[Kept::DESK_WRITE] = std::move(desk_.write);
   BecomeKeeper(kOwnImage, program_, listener_, holdings).IgnoreError();
   _exit(1);
 }
@@ -324,7 +332,7 @@ void Server::Disconnect() {
   writing_ = false;
   std::vector<std::string> execs;
   for (auto& [id, process] : processes_) {
-    process->serial = 0;
+    process->serial = process->reopen_serial = 0;
     if (process->is_exec) execs.push_back(id);
   }
   for (const std::string& id : execs) RemoveProcess(id);
@@ -428,13 +436,7 @@ void Server::Handle(const Request& request, std::vector<Fd> fds) {
       } else if (fds.size() != 1) {
         status = absl::InvalidArgumentError("a log to reopen comes with one descriptor");
       } else {
-        LogCommand command;
-        command.set_id(it->first);
-        command.set_kind(LogCommand::REOPEN);
-        int fd = fds[0].get();
-        status = SendMessage(logger_.get(), command.SerializeAsString(), {&fd, 1});
-        it->second->log = std::move(fds[0]);
-        Keep(*it->second);
+        return ReopenLog(*it->second, std::move(fds[0]), serial);
       }
       break;
     case Request::kRemove:
@@ -456,6 +458,7 @@ void Server::Handle(const Request& request, std::vector<Fd> fds) {
       return Answer(serial, absl::OkStatus(), std::move(reply));
     }
     case Request::kUpgrade: {
+      TellLogger(LogCommand::HAND_OVER);
       KeeperMessage words;
       words.set_upgrade(request.upgrade().program());
       if (!SendMessage(keeper_.get(), words.SerializeAsString()).ok()) ReplaceKeeper();
@@ -606,6 +609,9 @@ absl::Status Server::MakeProcess(const Create& request, bool is_exec, uint64_t s
   }
   ASSIGN_OR_RETURN(Stdio stdio, MakeStdio(plan.terminal(), request.stdin_open()));
   ASSIGN_OR_RETURN(ChannelPair barrier, MakeChannel());
+  if (!is_exec) {
+    ASSIGN_OR_RETURN(process->queue, LogQueue::MakeMemory());
+  }
 
   // setns(2) moves only children to come; back again needs no more than the way there.
   if (plan.has_join_pid_ns_fd() && setns(fds[plan.join_pid_ns_fd()].get(), CLONE_NEWPID) < 0)
@@ -750,13 +756,9 @@ void Server::RemoveProcess(const std::string& id) {
   ForgetKept(id);
   if (process.adopted) Forget(process.pidfd.get());
   if (process.barrier.valid()) Forget(process.barrier.get());
-  Answer(process.serial, absl::AbortedError(Cat("process `", id, "` was removed")));
-  if (!process.is_exec && !process.is_init) {
-    LogCommand command;
-    command.set_id(id);
-    command.set_kind(LogCommand::REMOVE);
-    SendMessage(logger_.get(), command.SerializeAsString()).IgnoreError();
-  }
+  for (uint64_t serial : {process.serial, process.reopen_serial})
+    Answer(serial, absl::AbortedError(Cat("process `", id, "` was removed")));
+  if (!process.is_exec && !process.is_init) TellLogger(LogCommand::REMOVE, id);
   processes_.erase(it);
 }
 
@@ -807,9 +809,9 @@ void Server::Reap() {
     siginfo_t reaped;
     waitid(P_PID, static_cast<id_t>(info.si_pid), &reaped, WEXITED | WNOHANG);
     if (info.si_pid == logger_pid_) {
+      Forget(logger_.get());
       logger_.Reset();
-      if (StartLogger().ok())
-        for (const auto& [one, process] : processes_) AddToLogger(*process);
+      StartLogger().IgnoreError();
     } else if (!id.empty()) {
       TellExit(id);
     }
@@ -849,28 +851,80 @@ void Server::TellExit(const std::string& id) {
 }
 
 absl::Status Server::StartLogger() {
+  if (!desk_.read.valid()) {
+    ASSIGN_OR_RETURN(desk_, Desk::MakePipe());
+    SendKept(keeper_.get(), DescribeLogWriter(),
+             {{Kept::DESK_READ, desk_.read.get()}, {Kept::DESK_WRITE, desk_.write.get()}})
+        .IgnoreError();
+  }
   ASSIGN_OR_RETURN(ChannelPair channel, MakeChannel());
   const pid_t keeper = getppid();
-  ASSIGN_OR_RETURN(logger_pid_, Clone(0, -1, &logger_pidfd_));
+  ASSIGN_OR_RETURN(logger_pid_, Clone(0, -1, nullptr));
   if (logger_pid_ == 0) {
-    CloseAllBut({channel.b.get()});
-    RunLogger(channel.b.get(), keeper);
+    CloseAllBut({channel.b.get(), desk_.read.get(), desk_.write.get()});
+    RunLogger(channel.b.get(), keeper, std::move(desk_));
   }
   logger_ = std::move(channel.a);
-  SendKept(keeper_.get(), DescribeLogWriter(logger_pid_), {{Kept::PIDFD, logger_pidfd_.get()}}).IgnoreError();
+  Watch(logger_.get(), [this] { OnLogger(); });
+  for (const auto& [id, process] : processes_) AddToLogger(*process);
+  TellLogger(LogCommand::BEGIN);
   return absl::OkStatus();
 }
 
+void Server::TellLogger(LogCommand::Kind kind, const std::string& id) {
+  LogCommand command;
+  command.set_kind(kind);
+  command.set_id(id);
+  SendMessage(logger_.get(), command.SerializeAsString()).IgnoreError();
+}
+
 void Server::AddToLogger(const Process& process) {
-  if (process.is_exec || process.is_init || !process.out.valid()) return;
+  if (process.is_exec || process.is_init || !process.at_barrier || !process.out.valid()) return;
   LogCommand command;
   command.set_id(process.id);
   command.set_has_stderr(process.err.valid());
   command.set_has_log(process.log.valid());
-  std::vector<int> fds{process.out.get()};
-  if (process.err.valid()) fds.push_back(process.err.get());
-  if (process.log.valid()) fds.push_back(process.log.get());
+  command.set_has_next_log(process.next_log.valid());
+  std::vector<int> fds;
+  for (const Fd* fd : {&process.out, &process.err, &process.log, &process.next_log, &process.queue})
+    if (fd->valid()) fds.push_back(fd->get());
   SendMessage(logger_.get(), command.SerializeAsString(), fds).IgnoreError();
+}
+
+void Server::ReopenLog(Process& process, Fd log, uint64_t serial) {
+  if (!process.at_barrier || !process.out.valid()) {
+    process.log = std::move(log);
+    return Answer(serial, absl::OkStatus());
+  }
+  Answer(std::exchange(process.reopen_serial, serial), absl::AbortedError("the log was asked for once more"));
+  process.wanted_log = std::move(log);
+  if (!process.next_log.valid()) SwitchLog(process);
+}
+
+// The log writer may have begun to write to the file from before: it and those after it need that until they
+// say that they are done with it.
+void Server::SwitchLog(Process& process) {
+  process.next_log = std::move(process.wanted_log);
+  Keep(process);
+  const int fd = process.next_log.get();
+  LogCommand command;
+  command.set_id(process.id);
+  command.set_kind(LogCommand::REOPEN);
+  SendMessage(logger_.get(), command.SerializeAsString(), {&fd, 1})
+      .IgnoreError();  // one that died is replaced
+}
+
+void Server::OnLogger() {
+  absl::StatusOr<Message> message = RecvMessage(logger_.get());
+  LogCommand said;
+  if (!message.ok() || !said.ParseFromString(message->data)) return Forget(logger_.get());
+  auto it = processes_.find(said.id());
+  if (it == processes_.end() || !it->second->next_log.valid()) return;
+  Process& process = *it->second;
+  process.log = std::move(process.next_log);
+  Keep(process);
+  if (process.wanted_log.valid()) return SwitchLog(process);
+  Answer(std::exchange(process.reopen_serial, 0), absl::OkStatus());
 }
 
 }  // namespace sock::runtime::monitor

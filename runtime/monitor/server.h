@@ -40,10 +40,13 @@ class Server {
     bool is_exec = false, is_init = false, terminal = false;
     bool adopted = false;  // an earlier monitor's child: its exit is told by the keeper or the kernel
     bool at_barrier = false, started = false, acknowledged = false;
-    uint64_t serial = 0;  // of the request that waits: create, start or exec
+    uint64_t serial = 0;         // of the request that waits: create, start or exec
+    uint64_t reopen_serial = 0;  // likewise
     bool ended = false;
     Exit exit;
     Fd out, err, log, input;  // kept, so that a new log writer and daemon can have them
+    Fd queue;                 // the log's (log_queue.h)
+    Fd next_log, wanted_log;  // what the log writer was told to reopen, and what comes after that
     bool forked = false;      // from a Zygote
     int filters = 0;          // seccomp filters of a Zygote
     std::unique_ptr<ZygoteControl> control;  // a Zygote
@@ -120,14 +123,19 @@ class Server {
   Reply ListProcesses();
   void Reap();
   absl::Status StartLogger();
+  void TellLogger(LogCommand::Kind kind, const std::string& id = "");
   void AddToLogger(const Process& process);
+  void ReopenLog(Process& process, Fd log, uint64_t serial);
+  void SwitchLog(Process& process);
+  void OnLogger();
   // fork or clone3 of a child that keeps only `keep` open. 0 in the child.
-  // `number`: its pid in the PID namespace that children are in, where that is free (clone3(2), set_tid): those
-  // of others are as if it had not been there.
+  // `number`: its pid in the PID namespace that children are in, where that is free (clone3(2), set_tid):
+  // those of others are as if it had not been there.
   absl::StatusOr<pid_t> Clone(uint64_t flags, int cgroup, Fd* pidfd, pid_t number = 0);
 
   const std::string program_, identity_ = ProgramIdentity("/proc/self/exe");
-  Fd listener_, keeper_, epoll_, signals_, connection_, logger_, logger_pidfd_, pid_ns_, null_;
+  Fd listener_, keeper_, epoll_, signals_, connection_, logger_, pid_ns_, null_;
+  Pipe desk_;  // the log writer's (log_queue.h)
   pid_t logger_pid_ = 0;
   uint64_t connections_ = 0;  // so far
   bool had_daemon_ = false, writing_ = false, logger_failed_ = false;

@@ -16,6 +16,7 @@
 #include "runtime/base/status.h"
 #include "runtime/base/text.h"
 #include "runtime/container/container.h"
+#include "runtime/monitor/log_queue.h"
 #include "runtime/monitor/server.h"
 
 namespace sock::runtime::monitor {
@@ -170,6 +171,7 @@ absl::Status Server::ForkProcess(const Create& request, Plan plan, uint64_t seri
   if (plan.terminal() || !plan.has_user_ns() || !plan.has_root())
     return absl::InvalidArgumentError("fork: a terminal, or no user namespace");
   ASSIGN_OR_RETURN(Stdio stdio, MakeStdio(false, request.stdin_open()));
+  ASSIGN_OR_RETURN(Fd queue, LogQueue::MakeMemory());
   if (!fork.parked_id().empty()) {
     auto parked = processes_.find(fork.parked_id());
     if (parked == processes_.end() || !parked->second->forking || !parked->second->forking->parked ||
@@ -198,6 +200,7 @@ absl::Status Server::ForkProcess(const Create& request, Plan plan, uint64_t seri
   Forking& forking = *process.forking;
   process.plan = request.plan();
   process.log = std::move(log);
+  process.queue = std::move(queue);
   process.out = std::move(stdio.out);
   process.err = std::move(stdio.err);
   process.input = std::move(stdio.input);

@@ -214,7 +214,7 @@ class Load {
     printf("%d pods, %d forked\n", pods_.load(), forked_.load());
     EXPECT_GT(pods_, 3);
     EXPECT_EQ(node_.Status(counter_).state(), api::CONTAINER_RUNNING);
-    // Every line once, in order; a line that two log writers had in hand stands in two parts.
+    // Every line once, in order; one that was handed over to another program stands in two parts.
     std::istringstream log(node_.Log("counter"));
     std::string text;
     long next = 0;
@@ -288,6 +288,14 @@ void KillAtRandom(Node& node, Load& load, const std::map<std::string, std::funct
   EXPECT_GE(killed.size(), 3u) << "too short a run to mean anything";
 }
 
+bool KillLogWriter(pid_t monitor) {
+  std::istringstream children(ReadFile(Cat("/proc/", monitor, "/task/", monitor, "/children")).value_or(""));
+  for (pid_t child; children >> child;)
+    if (ReadFile(Cat("/proc/", child, "/comm")).value_or("") == "sock-logger\n")
+      return kill(child, SIGKILL) == 0;
+  return false;
+}
+
 std::map<std::string, std::function<bool()>> OurProcesses(Node& node) {
   auto holder = [&node](const char* name) {
     const pid_t pid = HolderOfMonitorSocket(node.dir() + "/run", name);
@@ -300,7 +308,9 @@ std::map<std::string, std::function<bool()>> OurProcesses(Node& node) {
              return true;
            }},
           {"monitor", [holder] { return holder("cri-sock-monito"); }},
-          {"keeper", [holder] { return holder("cri-sock-keeper"); }}};
+          {"keeper", [holder] { return holder("cri-sock-keeper"); }},
+          {"log writer",
+           [&node] { return KillLogWriter(HolderOfMonitorSocket(node.dir() + "/run", "cri-sock-monito")); }}};
 }
 
 TEST(Kill, AtRandomPointsLosesNothing) {

@@ -1,6 +1,6 @@
 // A container's output, in pieces of any size, as the log writer cuts it: nothing is lost, each record well
 // formed.
-#include "runtime/monitor/logger.h"
+#include "runtime/monitor/log_queue.h"
 #include "test/fuzz/fuzz.h"
 
 using sock::runtime::monitor::LineCutter;
