@@ -3,9 +3,11 @@
 #define TOML_EXCEPTIONS 0
 #include <toml++/toml.h>
 
+#include <algorithm>
 #include <functional>
 #include <map>
 
+#include "oci/annotations.h"
 #include "runtime/base/path.h"
 #include "runtime/base/status.h"
 #include "runtime/base/text.h"
@@ -57,6 +59,17 @@ Setter To(std::vector<std::string>& out) {
   };
 }
 
+Setter To(std::map<std::string, std::vector<std::string>>& out) {
+  return [&out](const toml::node& node) {
+    const toml::table* table = node.as_table();
+    if (!table) return false;
+    for (const auto& [key, value] : *table)
+      if (!oci::IsTrustDomain(std::string(key.str())) || !To(out[std::string(key.str())])(value))
+        return false;
+    return true;
+  };
+}
+
 absl::Status Apply(const toml::table& table, const std::string& prefix,
                    const std::map<std::string, Setter>& keys) {
   for (const auto& [key, node] : table) {
@@ -102,6 +115,7 @@ absl::StatusOr<Config> ParseConfig(const std::string& text) {
       {"zygotes.rotate_forks", To(c.rotate_forks, 0, 1 << 30)},
       {"zygotes.memory_budget_mib", To(c.zygote_memory_mib, 0, 1 << 30)},
       {"zygotes.learn", To(c.learn)},
+      {"zygotes.trust_domains", To(c.trust_domains)},
       {"metrics.listen", To(c.metrics_listen)},
       {"zygotes.cgroup_parent", To(c.zygote_cgroup)},
       {"parallel_downloads", To(c.parallel_downloads, 1, 64)},
@@ -126,6 +140,17 @@ absl::StatusOr<Config> LoadConfig(const std::string& path) {
   auto config = ParseConfig(*text);
   if (!config.ok()) return Annotate(config.status(), Cat("`", path, "`"));
   return config;
+}
+
+absl::StatusOr<std::string> TrustDomain(const Config& config, const std::string& name,
+                                        const std::optional<std::string>& domain, const std::string& source) {
+  if (!domain) return name;
+  auto found = config.trust_domains.find(*domain);
+  if (found == config.trust_domains.end() || std::ranges::find(found->second, name) == found->second.end())
+    return absl::PermissionDeniedError(
+        Cat(source, ": this node's setting `zygotes.trust_domains` does not let pods of namespace `", name,
+            "` into trust domain `", *domain, "`"));
+  return Cat("domain/", *domain);  // no namespace's name has a slash
 }
 
 }  // namespace sock::cri

@@ -1,6 +1,8 @@
 // The daemon's configuration: a TOML file over embedded defaults. An unknown key is an error.
 #pragma once
 
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +22,7 @@ struct Config {
   int zygote_mib = 2048;    // of memory, at most, in one Zygote
   int zygote_idle_s = 300, rotate_s = 43200, rotate_forks = 10000, zygote_memory_mib = 4096;
   bool learn = true;  // sets that nobody asked for from what earlier runs imported
+  std::map<std::string, std::vector<std::string>> trust_domains;  // by name, the namespaces that may join
   std::string zygote_cgroup = "/cri-sock-zygotes";
   std::string metrics_listen;  // MetricsServer::Start; empty: no metrics are served
   int parallel_downloads = 3;
@@ -32,5 +35,11 @@ struct Config {
 // Reads `path`. A missing file is the defaults. INVALID_ARGUMENT names the key and the line.
 absl::StatusOr<Config> LoadConfig(const std::string& path);
 absl::StatusOr<Config> ParseConfig(const std::string& text);
+
+// Who shares Zygotes with a pod of the Kubernetes namespace `name`: those of that namespace or, where the pod
+// asks for a domain, the pods that ask for the same; no domain is taken for a namespace. PERMISSION_DENIED
+// where the configuration does not let the namespace join; `source` names what asked.
+absl::StatusOr<std::string> TrustDomain(const Config& config, const std::string& name,
+                                        const std::optional<std::string>& domain, const std::string& source);
 
 }  // namespace sock::cri

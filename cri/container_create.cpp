@@ -140,7 +140,9 @@ absl::Status Cri::MakeContainer(const SandboxRecord& pod, const api::ContainerCo
       wanted.default_seccomp = spec.spec.seccomp;
       wanted.capabilities = spec.spec.process.capabilities.bounding;
     }
-    wanted.trust_domain = pod.config.metadata().namespace_();
+    ASSIGN_OR_RETURN(wanted.trust_domain,
+                     TrustDomain(config_, pod.config.metadata().namespace_(), wanted.request.trust_domain,
+                                 wanted.request.trust_domain_source));
     wanted.sandbox_owner = pod.info.owner_uid;
     if (!pod.node_users.empty())
       wanted.unforkable = Cat("its pod can't: ", pod.node_users);

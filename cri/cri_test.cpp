@@ -404,8 +404,24 @@ TEST(ConfigFile, UnknownKeysAndWrongTypesAreErrors) {
   EXPECT_EQ(ParseConfig("")->handlers.size(), 2u);
   EXPECT_EQ(ParseConfig("[bridge]\nsubnet = \"10.1.0.0/16\"\n")->subnet, "10.1.0.0/16");
   for (const char* bad :
-       {"x = 1", "[bridge]\nnam = \"x\"", "spare_sandboxes = \"8\"", "cgroup_driver = \"x\"", "="})
+       {"x = 1", "[bridge]\nnam = \"x\"", "spare_sandboxes = \"8\"", "cgroup_driver = \"x\"", "=",
+        "[zygotes]\ntrust_domains = [\"a\"]", "[zygotes]\ntrust_domains = { a = \"ns\" }",
+        "[zygotes.trust_domains]\n\"A/b\" = [\"ns\"]"})
     EXPECT_FALSE(ParseConfig(bad).ok()) << bad;
+}
+
+TEST(ConfigFile, ATrustDomainIsForTheNamespacesThatItNames) {
+  auto config = ParseConfig("[zygotes]\ntrust_domains = { shared = [\"a\", \"b\"], b = [\"a\"] }\n");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(*TrustDomain(*config, "a", std::nullopt, ""), "a");
+  EXPECT_EQ(*TrustDomain(*config, "a", "shared", ""), *TrustDomain(*config, "b", "shared", ""));
+  // A domain that is called like a namespace is not that namespace.
+  EXPECT_NE(*TrustDomain(*config, "a", "b", ""), *TrustDomain(*config, "b", std::nullopt, ""));
+  for (const char* domain : {"shared", "unknown"}) {
+    absl::Status refused = TrustDomain(*config, "c", domain, "annotation").status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kPermissionDenied);
+    EXPECT_THAT(std::string(refused.message()), testing::StartsWith("annotation: "));
+  }
 }
 
 }  // namespace

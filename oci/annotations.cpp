@@ -38,16 +38,14 @@ std::optional<Found> Find(const std::map<std::string, std::string>& annotations,
   return std::nullopt;
 }
 
-// The form of a Kubernetes namespace, which is what stands for a pod without this annotation (RFC 1123
-// label).
+}  // namespace
+
 bool IsTrustDomain(const std::string& name) {
   if (name.empty() || name.size() > 63 || name.front() == '-' || name.back() == '-') return false;
   for (char c : name)
     if (!absl::ascii_islower(c) && !absl::ascii_isdigit(c) && c != '-') return false;
   return true;
 }
-
-}  // namespace
 
 absl::StatusOr<ZygoteRequest> ResolveAnnotations(const std::map<std::string, std::string>& pod_annotations,
                                                  const std::string& container_name, const Image& image) {
@@ -73,6 +71,7 @@ absl::StatusOr<ZygoteRequest> ResolveAnnotations(const std::map<std::string, std
           Cat(found->source, ": ", Quoted(found->value),
               " is not 1 to 63 of a to z, 0 to 9 and `-`, beginning and ending with a letter or digit"));
     request.trust_domain = found->value;
+    request.trust_domain_source = found->source;
   }
   if (auto found = find(kPackages)) {
     request.packages = found->value;

@@ -20,8 +20,8 @@ struct ZygoteRequest {
   std::optional<std::string> trust_domain;
   Mode mode = Mode::kAuto;
 
-  // Where `packages` and `imports` were found, for messages: "pod annotation `packages.cri-sock.io/app`".
-  std::string packages_source, imports_source;
+  // Where these were found, for messages: "pod annotation `packages.cri-sock.io/app`".
+  std::string packages_source, imports_source, trust_domain_source;
 };
 
 // Each key is looked up as pod annotation `KEY/<container>`, `KEY/POD` and `KEY`, then as label and as
@@ -31,5 +31,8 @@ struct ZygoteRequest {
 // with any value.
 absl::StatusOr<ZygoteRequest> ResolveAnnotations(const std::map<std::string, std::string>& pod_annotations,
                                                  const std::string& container_name, const Image& image);
+
+// A trust domain's name has the form of a Kubernetes namespace's (RFC 1123 label).
+bool IsTrustDomain(const std::string& name);
 
 }  // namespace sock::oci

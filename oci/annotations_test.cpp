@@ -57,6 +57,7 @@ TEST(AnnotationsTest, EachKeyByItself) {
   EXPECT_EQ(request->imports_source, "image label `imports.cri-sock.io`");
   EXPECT_EQ(request->mode, ZygoteRequest::Mode::kRequired);
   EXPECT_EQ(request->trust_domain, "team-1");
+  EXPECT_EQ(request->trust_domain_source, "pod annotation `trust-domain.cri-sock.io`");
 }
 
 TEST(AnnotationsTest, AnImageCannotChooseWhomThePodTrusts) {

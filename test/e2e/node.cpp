@@ -20,10 +20,16 @@
 #include "runtime/base/text.h"
 
 namespace sock::test {
+
+int Slowness() {
+  const char* times = getenv("SOCK_TEST_SLOWNESS");
+  return times == nullptr ? 1 : atoi(times);
+}
+
 namespace {
 
 using std::chrono::steady_clock;
-constexpr auto kPatience = std::chrono::seconds(20);
+const auto kPatience = std::chrono::seconds(20) * Slowness();
 
 int FreePort() {
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -101,7 +107,8 @@ Node::Node() : program_(DAEMON) {
       << "[bridge]\nname = \"" << bridge_ << "\"\nsubnet = \"" << subnet_ << "0/24\"\n"
       << "[cni]\nconf_dir = \"" << dir_ << "/cni\"\nbin_dirs = [\"/opt/cni/bin\", \"/usr/lib/cni\", \""
       << dir_ << "/cni-bin\"]\n"
-      << "[zygotes]\ncgroup_parent = \"/" << cgroup_ << "/zygotes\"\n";
+      << "[zygotes]\ncgroup_parent = \"/" << cgroup_ << "/zygotes\"\n"
+      << "trust_domains = { shared = [\"team-a\", \"team-b\"] }\n";
   std::filesystem::create_directories(dir_ + "/logs");
   StartDaemon();
 }

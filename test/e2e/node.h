@@ -17,8 +17,11 @@ namespace sock::test {
 
 namespace api = ::runtime::v1;
 
-// Asks `condition` at short intervals for at most 20 s; whether it came true. For what has no event to wait
-// on, such as another program's readiness.
+// How many times slower than hardware this machine is, by its SOCK_TEST_SLOWNESS: hack/vm-test emulates one.
+int Slowness();
+
+// Asks `condition` at short intervals for at most 20 s (times Slowness()); whether it came true. For what has
+// no event to wait on, such as another program's readiness.
 bool Until(const std::function<bool()>& condition);
 
 class Node {

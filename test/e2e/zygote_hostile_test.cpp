@@ -277,7 +277,8 @@ class ZygoteHostileTest : public ZygoteFixture, public testing::WithParamInterfa
         Cat("NODE_SOCKET, NODE_ADDRESS = '", node_->listen(), "', '", node_->subnet(), "1'\n", kSpies);
     image_ = PushPython(*node_, modules);
     ASSERT_FALSE(image_.empty());
-    std::ofstream(node_->dir() + "/config.toml", std::ios::app) << "import_seconds = 3\nmemory_mib = 96\n";
+    std::ofstream(node_->dir() + "/config.toml", std::ios::app)
+        << "import_seconds = " << 3 * Slowness() << "\nmemory_mib = 96\n";
     node_->KillDaemon(SIGTERM);
     node_->StartDaemon();
   }
@@ -372,6 +373,36 @@ TEST_F(ZygoteHostileTest, WhatWasNotAskedForOrIsAnothersIsNotShared) {
   EXPECT_NE(asked.log, not_asked.log);
   EXPECT_THAT(asked.log, HasSubstr("True"));
   EXPECT_THAT(not_asked.log, HasSubstr("False"));
+}
+
+// Across the namespaces that the node lets into a domain, and where it is asked for.
+TEST_F(ZygoteHostileTest, ATrustDomainIsSharedByThoseThatMayAndAskForIt) {
+  const std::vector<std::string> command{"python3", "-c", "print(hash('x'))"};
+  const auto in = [](const char* name) {
+    change_pod_ = [name](api::PodSandboxConfig& pod) { pod.mutable_metadata()->set_namespace_(name); };
+  };
+  const Annotations shared{{"imports.cri-sock.io", "json"}, {"trust-domain.cri-sock.io", "shared"}},
+      own{{"imports.cri-sock.io", "json"}};
+  in("team-a");
+  const Run first = RunForked(command, shared), alone = RunForked(command, own);
+  in("team-b");
+  const Run second = RunForked(command, shared), other = RunForked(command, own);
+  for (const Run* run : {&first, &alone, &second, &other}) EXPECT_TRUE(run->forked) << run->reason;
+  EXPECT_EQ(first.log, second.log);
+  EXPECT_NE(first.log, alone.log);
+  EXPECT_NE(first.log, other.log);
+  EXPECT_NE(alone.log, other.log);
+  for (const char* name : {"default", "shared"}) {
+    in(name);
+    const Run refused = RunOne(command, shared);
+    EXPECT_EQ(refused.status.error_code(), grpc::StatusCode::PERMISSION_DENIED);
+    EXPECT_THAT(refused.status.error_message(),
+                testing::AllOf(HasSubstr("pod annotation `trust-domain.cri-sock.io`"), HasSubstr(name)));
+  }
+  in("shared");  // a namespace of the domain's name is another
+  const Run namesake = RunForked(command, own);
+  EXPECT_TRUE(namesake.forked) << namesake.reason;
+  EXPECT_NE(namesake.log, first.log);
 }
 
 INSTANTIATE_TEST_SUITE_P(Imports, ZygoteHostileTest, testing::ValuesIn(kImports),
