@@ -10,6 +10,21 @@
 
 namespace sock::test {
 
+std::string PushTar(Node& node, const std::string& tar, const std::string& name) {
+  const std::string image = std::regex_replace(node.image(), std::regex("busybox"), name),
+                    layout = Cat(node.dir(), "/layout-", name);
+  const std::string push =
+      Cat(SOURCE_DIR, "/hack/images/make-image --tar ", tar, " --cmd python3 ", layout,
+          " && skopeo copy -q --dest-tls-verify=false oci:", layout, ":latest docker://", image);
+  if (system(push.c_str()) != 0) {
+    ADD_FAILURE() << "the image can't be pushed";
+    return "";
+  }
+  grpc::Status pulled = node.Pull(image);
+  EXPECT_TRUE(pulled.ok()) << pulled.error_message();
+  return pulled.ok() ? image : "";
+}
+
 std::string PushPython(Node& node, const std::map<std::string, std::string>& modules,
                        const std::string& install) {
   const std::string root = node.dir() + "/python-root", packages = root + "/usr/lib/python3/dist-packages";
@@ -30,19 +45,12 @@ std::string PushPython(Node& node, const std::map<std::string, std::string>& mod
     return "";
   }
   for (const auto& [name, source] : modules) std::ofstream(packages + "/" + name + ".py") << source;
-  const std::string image = std::regex_replace(node.image(), std::regex("busybox"), "python");
-  const std::string push =
-      Cat("tar -C ", root, " -cf ", node.dir(), "/python.tar . && ", SOURCE_DIR,
-          "/hack/images/make-image --tar ", node.dir(), "/python.tar --cmd python3 ", node.dir(),
-          "/python-layout && skopeo copy -q --dest-tls-verify=false oci:", node.dir(),
-          "/python-layout:latest docker://", image);
-  if (system(push.c_str()) != 0) {
-    ADD_FAILURE() << "the image can't be pushed";
+  const std::string tar = node.dir() + "/python.tar";
+  if (system(Cat("tar -C ", root, " -cf ", tar, " .").c_str()) != 0) {
+    ADD_FAILURE() << "no Python can be packed";
     return "";
   }
-  grpc::Status pulled = node.Pull(image);
-  EXPECT_TRUE(pulled.ok()) << pulled.error_message();
-  return pulled.ok() ? image : "";
+  return PushTar(node, tar, "python");
 }
 
 }  // namespace sock::test

@@ -15,4 +15,7 @@ namespace sock::test {
 std::string PushPython(Node& node, const std::map<std::string, std::string>& modules,
                        const std::string& install = "");
 
+// Pushes an image of one layer, the root file system in `tar`, and pulls it; its name, "" after a failure.
+std::string PushTar(Node& node, const std::string& tar, const std::string& name);
+
 }  // namespace sock::test
