@@ -2,11 +2,15 @@
 // Zygotes.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/utsname.h>
 
+#include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "absl/cleanup/cleanup.h"
 #include "runtime/base/path.h"
 #include "runtime/base/text.h"
 #include "test/e2e/node.h"
@@ -366,6 +370,43 @@ TEST_F(ZygotePodsTest, APodWithUsersOfItsOwn) {
   struct stat owner;
   ASSERT_EQ(stat(Cat("/proc/", Info(main).at("pid").get<int>()).c_str(), &owner), 0);
   EXPECT_EQ(owner.st_uid, first);
+}
+
+// emptyDir with medium Memory, secrets, tokens: a tmpfs can be idmapped from Linux 6.3 on. Ids in it are the
+// same either way.
+TEST_F(ZygotePodsTest, AVolumeInMemory) {
+  const std::string volume = node_->dir() + "/memory";
+  ASSERT_EQ(mkdir(volume.c_str(), 0755), 0);
+  ASSERT_EQ(mount("memory", volume.c_str(), "tmpfs", 0, "mode=0755"), 0);
+  absl::Cleanup unmount = [&] { umount2(volume.c_str(), MNT_DETACH); };
+  std::ofstream(volume + "/given") << "given";
+  ASSERT_EQ(chown((volume + "/given").c_str(), 1234, 5678), 0);
+  Pod pod = RunPredicted();
+  const std::string main =
+      pod.Create("main",
+                 {"python3", "-c",
+                  "import os, signal\n"
+                  "st = os.stat('/memory/given')\n"
+                  "print(open('/memory/given').read(), st.st_uid, st.st_gid, os.stat('/memory').st_uid)\n"
+                  "open('/memory/made', 'w').close(); print('runs', flush=True); signal.pause()"},
+                 0, [&](api::ContainerConfig& config) {
+                   auto* mounted = config.add_mounts();
+                   mounted->set_host_path(volume);
+                   mounted->set_container_path("/memory");
+                 });
+  utsname kernel;
+  int major = 0, minor = 0;
+  ASSERT_EQ(uname(&kernel), 0);
+  ASSERT_EQ(sscanf(kernel.release, "%d.%d", &major, &minor), 2);
+  const bool idmapped = major > 6 || (major == 6 && minor >= 3);
+  EXPECT_EQ(Forked(main), idmapped) << Reason(main);
+  EXPECT_THAT(Reason(main), HasSubstr(idmapped ? "" : "can't be idmapped"));
+  Start(main);
+  EXPECT_THAT(pod.Log("main"), HasSubstr("given 1234 5678 0\n"));
+  struct stat made;
+  ASSERT_EQ(stat((volume + "/made").c_str(), &made), 0);
+  EXPECT_EQ(made.st_uid, 0u);
+  EXPECT_EQ(made.st_gid, 0u);
 }
 
 TEST_F(ZygotePodsTest, WhatIsTheNodesIsToldAsTheReason) {
