@@ -1,2 +1,11 @@
 import os
-print(os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0), sorted(os.sched_getaffinity(0)), os.cpu_count())
+
+
+def scheduler():
+    try:
+        return os.sched_getscheduler(0)
+    except OSError as e:  # musl has none
+        return e.errno
+
+
+print(os.getpriority(os.PRIO_PROCESS, 0), scheduler(), sorted(os.sched_getaffinity(0)), os.cpu_count())

@@ -1,3 +1,4 @@
+# needs: sqlite3
 import sqlite3
 c = sqlite3.connect('x.db')
 c.execute('create table t(a)')
