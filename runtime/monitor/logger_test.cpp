@@ -150,8 +150,8 @@ bool KillAtSystemCall(int stop, const std::function<void()>& child) {
 
 TEST(LogQueue, IsGoneOnWithAfterEverySystemCall) {
   std::string output[2];
-  for (int i = 0; output[0].size() < 30000; ++i) output[0] += Cat(i, std::string(i * 37 % 700, 'x'), "\n");
-  output[1] = std::string(LineCutter::kMaxLine + 5000, 'y') + "\nno newline";
+  for (int i = 0; output[0].size() < 10000; ++i) output[0] += Cat(i, std::string(i * 37 % 700, 'x'), "\n");
+  output[1] = std::string(LineCutter::kMaxLine + 1000, 'y') + "\nno newline";
   int stop = 0;
   for (bool killed = true; killed && !testing::Test::HasFailure(); ++stop) {
     TestLog log(4096);  // so that many steps are needed
@@ -164,7 +164,7 @@ TEST(LogQueue, IsGoneOnWithAfterEverySystemCall) {
     EXPECT_EQ(Records(log.Text(), "stdout"), Expected(output[0], "stdout")) << "killed at stop " << stop;
     EXPECT_EQ(Records(log.Text(), "stderr"), Expected(output[1], "stderr")) << "killed at stop " << stop;
   }
-  EXPECT_GT(stop, 100);
+  EXPECT_GT(stop, 50);
 }
 
 TEST(LogQueue, ATerminalIsAPipeLikeOthers) {
@@ -412,14 +412,14 @@ class LogWriters {
   int rotations_ = 0;
 };
 
-TEST(Logger, IsKilledThousandsOfTimesAndLosesNothing) {
+TEST(Logger, IsKilledAThousandTimesAndLosesNothing) {
   const char* given = getenv("CRI_SOCK_KILL_SEED");
   const unsigned seed =
       given != nullptr ? static_cast<unsigned>(atoi(given)) : static_cast<unsigned>(time(nullptr));
   printf("CRI_SOCK_KILL_SEED=%u\n", seed);
   std::mt19937 random(seed);
   LogWriters writers(random());
-  for (int i = 0; i < 2000; ++i) {
+  for (int i = 0; i < 1000; ++i) {
     writers.Start();
     writers.Live();
     switch (random() % 8) {
