@@ -24,11 +24,9 @@ struct ConvertContext {
 // The host's id of a user namespace's root; 0 where there are no mappings.
 uint32_t RootId(const google::protobuf::RepeatedPtrField<api::IDMapping>& mappings);
 
-// A sandbox. INVALID_ARGUMENT and UNIMPLEMENTED name the field of PodSandboxConfig; NOT_FOUND an unknown
-// `runtime_handler` ("" and "cri-sock" are known).
+// A sandbox. INVALID_ARGUMENT and UNIMPLEMENTED name the field of PodSandboxConfig.
 absl::StatusOr<sock::runtime::SandboxSpec> ToSandboxSpec(const std::string& id,
-                                                         const api::PodSandboxConfig& config,
-                                                         const std::string& runtime_handler);
+                                                         const api::PodSandboxConfig& config);
 
 // A container of that sandbox. INVALID_ARGUMENT and UNIMPLEMENTED name the field of ContainerConfig;
 // NOT_FOUND a device or profile that is not on the host; FAILED_PRECONDITION what this host cannot do.

@@ -395,7 +395,7 @@ TEST(Convert, Sandbox) {
   auto& sysctls = *config.mutable_linux()->mutable_sysctls();
   sysctls["net.ipv4.ip_forward"] = "1";
   sysctls["kernel/shmmax"] = "1";
-  auto spec = ToSandboxSpec("s1", config, "");
+  auto spec = ToSandboxSpec("s1", config);
   ASSERT_TRUE(spec.ok()) << spec.status();
   ASSERT_TRUE(spec->network.has_value());
   EXPECT_EQ(spec->network->name, "web");
@@ -404,16 +404,16 @@ TEST(Convert, Sandbox) {
   EXPECT_EQ(spec->sysctls.size(), 2u);
   auto* options = config.mutable_linux()->mutable_security_context()->mutable_namespace_options();
   options->set_network(api::NODE);
-  EXPECT_EQ(ToSandboxSpec("s1", config, "").status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(ToSandboxSpec("s1", config).status().code(), StatusCode::kInvalidArgument);
   sysctls.erase("net.ipv4.ip_forward");
-  EXPECT_FALSE(ToSandboxSpec("s1", config, "")->network.has_value());
+  EXPECT_FALSE(ToSandboxSpec("s1", config)->network.has_value());
   for (const char* name : {"vm.swappiness", "kernel.panic", "net/../kernel.panic", "kernel.shmmax.x"}) {
     auto bad = config;
     (*bad.mutable_linux()->mutable_sysctls())[name] = "1";
-    EXPECT_EQ(ToSandboxSpec("s1", bad, "").status().code(), StatusCode::kInvalidArgument) << name;
+    EXPECT_EQ(ToSandboxSpec("s1", bad).status().code(), StatusCode::kInvalidArgument) << name;
   }
   options->set_pid(api::TARGET);
-  EXPECT_EQ(ToSandboxSpec("s1", config, "").status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(ToSandboxSpec("s1", config).status().code(), StatusCode::kInvalidArgument);
 }
 
 TEST(Convert, UserNamespace) {
@@ -428,7 +428,7 @@ TEST(Convert, UserNamespace) {
     one->set_length(65536);
   }
   const std::vector<oci::IdMapping> want = {{0, 65536, 65536}};
-  auto sandbox = ToSandboxSpec("s1", in.pod, "");
+  auto sandbox = ToSandboxSpec("s1", in.pod);
   ASSERT_TRUE(sandbox.ok()) << sandbox.status();
   EXPECT_EQ(sandbox->uid_mappings, want);
   EXPECT_EQ(sandbox->gid_mappings, want);
@@ -467,7 +467,7 @@ TEST(Convert, UserNamespace) {
   for (const auto& row : bad) {
     Input spoilt = in;
     row.spoil(spoilt, spoilt.pod.mutable_linux()->mutable_security_context()->mutable_namespace_options());
-    absl::Status status = ToSandboxSpec("s1", spoilt.pod, "").status();
+    absl::Status status = ToSandboxSpec("s1", spoilt.pod).status();
     EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << row.message;
     EXPECT_THAT(std::string(status.message()), HasSubstr(row.message));
   }

@@ -19,7 +19,7 @@ absl::Status Cri::Recover(std::vector<std::string>& warnings) {
   for (const SandboxPtr& sandbox : sandboxes_.List()) {
     auto record = sandbox->Get();
     if (record->stopped_at) continue;
-    auto spec = ToSandboxSpec(record->id, record->config, "");
+    auto spec = ToSandboxSpec(record->id, record->config);
     if (!spec.ok()) {
       warn(Cat("recover sandbox `", record->id, "`"), spec.status());
       sandbox->Update([](SandboxRecord& r) { r.stopped_at = NowNs(); }, true).IgnoreError();

@@ -165,7 +165,7 @@ absl::Status Cri::RunPodSandbox(const api::RunPodSandboxRequest& request,
   absl::Cleanup release = [&] { sandboxes_.Release(name); };
 
   record.id = NewId();
-  ASSIGN_OR_RETURN(sock::runtime::SandboxSpec spec, ToSandboxSpec(record.id, record.config, ""));
+  ASSIGN_OR_RETURN(sock::runtime::SandboxSpec spec, ToSandboxSpec(record.id, record.config));
   if (record.handler == kSockHandler) {
     record.node_users = WhyNodeUsers(spec, record.config);
     spec.own_users = record.node_users.empty() && spec.uid_mappings.empty();

@@ -22,7 +22,7 @@ absl::Status Cri::StopSandboxLocked(Sandbox& sandbox) {
     first.Update(EndContainer(*container, SIGKILL, std::chrono::milliseconds(0)));
   }
   RETURN_IF_ERROR(first);
-  ASSIGN_OR_RETURN(sock::runtime::SandboxSpec spec, ToSandboxSpec(record->id, record->config, ""));
+  ASSIGN_OR_RETURN(sock::runtime::SandboxSpec spec, ToSandboxSpec(record->id, record->config));
   // Also where it is stopped already: a retry takes away what an earlier failure left.
   RETURN_IF_ERROR(runtime_->StopSandbox(spec, record->info));
   if (zygote::Zygotes* zygotes = zygotes_; zygotes != nullptr) zygotes->OnSandboxEnd(sandbox.id);
@@ -53,7 +53,7 @@ absl::Status Cri::RemovePodSandbox(const api::RemovePodSandboxRequest& request,
     RETURN_IF_ERROR(RemoveContainerLocked(*container));
   }
   auto record = sandbox.Get();
-  ASSIGN_OR_RETURN(sock::runtime::SandboxSpec spec, ToSandboxSpec(record->id, record->config, ""));
+  ASSIGN_OR_RETURN(sock::runtime::SandboxSpec spec, ToSandboxSpec(record->id, record->config));
   RETURN_IF_ERROR(runtime_->RemoveSandbox(spec, record->info));
   RETURN_IF_ERROR(RemoveSandboxFiles(sandbox.id));
   // Kubelet takes no event without the sandbox's status: the last one it had.
