@@ -43,7 +43,7 @@ class Source {
 };
 
 // Collects at most `limit` bytes in `out`, which must outlive it.
-BlobSink IntoString(std::string& out, size_t limit, std::string what) {
+BlobSink IntoString(std::string& out, size_t limit, const std::string& what) {
   return {[&out, limit, what](std::string_view bytes) {
             if (out.size() + bytes.size() > limit)
               return absl::ResourceExhaustedError(Cat(what, " is over ", limit >> 20, " MiB"));
@@ -215,10 +215,11 @@ absl::Status Store::Load() {
       return access(LayerPath(chain).c_str(), F_OK) == 0;
     });
     if (!whole) continue;
-    Record& record = records_[image->id];
+    const std::string id = image->id;
+    Record& record = records_[id];
     for (const std::string& tag : words("tags")) record.tags.insert(tag);
     for (const std::string& digest : words("digests")) record.digests.insert(digest);
-    images_[image->id] = *std::move(image);
+    images_[id] = *std::move(image);
   }
   RemoveAll(CollectGarbage());
   return absl::OkStatus();
