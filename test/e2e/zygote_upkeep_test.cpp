@@ -146,7 +146,7 @@ TEST_F(ZygoteUpkeepTest, MemoryIsToldTruly) {
 }
 
 TEST_F(ZygoteUpkeepTest, AnIdleZygoteIsFrozenUntilItIsNeeded) {
-  Configure("learn = false\nidle_seconds = 1\n");
+  Configure(Cat("learn = false\nidle_seconds = ", Slowness(), "\n"));
   const Started first = RunForked();
   const std::string id = ZygoteOf().at("id");
   for (int i = 0; i < 2; ++i) {
