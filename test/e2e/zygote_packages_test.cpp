@@ -5,6 +5,8 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <set>
+#include <sstream>
 
 #include "runtime/base/path.h"
 #include "test/e2e/zygote_fixture.h"
@@ -66,6 +68,22 @@ TEST_F(ZygotePackagesTest, RealWorkIsTheSame) {
     EXPECT_EQ(forked.exit, 0);
     EXPECT_EQ(forked.log, plain.log);
   }
+}
+
+TEST_F(ZygotePackagesTest, RandomNumbersDiffer) {
+  if (image_.empty()) GTEST_SKIP() << "hack/python-packages has not run";
+  std::set<std::string> seen;
+  for (int i = 0; i < 3; ++i) {
+    const Run run = RunForked({"python3", "-c",
+                               "import numpy as np\n"
+                               "for line in (np.random.random(), np.random.standard_normal(),\n"
+                               "             np.random.default_rng().random()): print(line)\n"},
+                              {{"imports.cri-sock.io", "numpy.random"}});
+    ASSERT_TRUE(run.forked) << run.reason;
+    std::istringstream lines(run.log);
+    for (std::string line; std::getline(lines, line);) seen.insert(line);
+  }
+  EXPECT_EQ(seen.size(), 9u);
 }
 
 }  // namespace

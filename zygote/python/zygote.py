@@ -228,6 +228,7 @@ class Zygote:
     def __init__(self):
         # Found once, in the Zygote: to look at an object is to write to its memory, a copied page for each program.
         self.drawn = []         # bit generators to seed anew
+        self.mersenne = None    # of numpy's global one: where its words are, and how many bytes they take
         self.absent = []        # folders of sys.path that are not there
         self.tops = set()       # what is loaded beyond any start's own
         self.control = _socket.socket(fileno=CONTROL)
@@ -346,7 +347,7 @@ class Zygote:
         end_pools()
         forget_settings()
         gc.collect()
-        self.drawn, self.absent = drawn(), forget_folders()
+        self.drawn, self.mersenne, self.absent = drawn(), mersenne(), forget_folders()
         self.tops = {name.partition('.')[0] for name in sys.modules} - {name.partition('.')[0] for name in _plain_modules}
         self.tops -= {'cri_sock', '__main__', 'linecache'}
         gc.freeze()
@@ -1062,7 +1063,7 @@ def fresh(zygote):
     if uuid is not None:
         uuid._last_timestamp = None
         uuid._node = None
-    reseed(zygote.drawn)
+    reseed(zygote)
 
 
 def forget_folders():
@@ -1097,6 +1098,21 @@ def drawn():
     return found
 
 
+def mersenne():
+    """numpy.random.seed() copies some 130 pages of the Zygote's for the sake of 2,496 bytes; None where these aren't found."""
+    random = sys.modules.get('numpy.random')
+    if random is None or 'ctypes' not in sys.modules:  # which is what tells their address, and no module to leave behind
+        return None
+    try:
+        random.seed()
+        kind, words = random.get_state()[:2]
+        at, words = random.mtrand._rand._bit_generator.ctypes.state_address, words.tobytes()
+        found = b''.join(Word.from_address(at + i).value.to_bytes(8, sys.byteorder) for i in range(0, len(words), 8))
+        return (at, len(words)) if kind == 'MT19937' and found == words else None
+    except Exception:
+        return None
+
+
 def forget_settings():
     """Matplotlib's functions remember what they returned; its import reads settings of the user's (see unread)."""
     for name in ('get_configdir', 'get_cachedir'):
@@ -1117,16 +1133,19 @@ def unread():
             raise Failed('shadow', 0, '`%s` is read by the import of matplotlib' % path)
 
 
-def reseed(generators):
+def reseed(zygote):
     """`random` itself is seeded anew by Python in each fork."""
-    for name, seed in (('numpy.random', 'seed'), ('torch', 'seed')):
+    if zygote.mersenne:
+        at, size = zygote.mersenne
+        memmove(at, os.urandom(size), size)
+    for name in ('torch',) if zygote.mersenne else ('numpy.random', 'torch'):
         module = sys.modules.get(name)
         if module is not None:
             try:
-                getattr(module, seed)()
+                module.seed()
             except Exception:
                 pass
-    for value in generators:
+    for value in zygote.drawn:
         try:
             value.state = type(value)().state
         except Exception:
