@@ -104,14 +104,15 @@ TEST_F(ZygoteTest, ExitCodesSignalsAndExec) {
   EXPECT_EQ(RunForked({"python3", "/there/is/none.py"}, {}).exit, 2);
   Run run = RunForked({"python3", "-c", "import time; time.sleep(1000)"}, {}, false);
   ASSERT_TRUE(run.forked) << run.reason;
-  api::ExecSyncResponse said =
-      node_->Exec(run.container, {"python3", "-c", "import os; print(open('/proc/1/comm').read(), os.getuid())"}, 10);
+  api::ExecSyncResponse said = node_->Exec(
+      run.container, {"python3", "-c", "import os; print(open('/proc/1/comm').read(), os.getuid())"}, 10);
   EXPECT_EQ(said.stdout(), "python3\n 0\n");
   EXPECT_EQ(node_->Status(run.container).state(), api::CONTAINER_RUNNING);
 }
 
 TEST_F(ZygoteTest, AnImportHasNothingOfTheHost) {
-  const Run run = RunForked({"python3", "-c", "import spy, sys; print(spy.seen)"}, {{"imports.cri-sock.io", "spy"}});
+  const Run run =
+      RunForked({"python3", "-c", "import spy, sys; print(spy.seen)"}, {{"imports.cri-sock.io", "spy"}});
   ASSERT_TRUE(run.forked) << run.reason;
   EXPECT_THAT(run.log, HasSubstr("'caps': ['0000000000000000', '0000000000000000', '0000000000000000']"));
   EXPECT_THAT(run.log, HasSubstr("'links': ['lo']"));
@@ -122,8 +123,13 @@ TEST_F(ZygoteTest, AnImportHasNothingOfTheHost) {
 }
 
 TEST_F(ZygoteTest, WhatIsNotForkableStartsPlainlyAndSaysWhy) {
-  for (auto [module, reason] : {std::pair{"threads", "thread"}, {"sockets", "socket"}, {"crashes", "import"}, {"raises", "not today"},
-                                {"later", "forked process"}, {"forks", "process"}, {"nowhere", "nowhere"}}) {
+  for (auto [module, reason] : {std::pair{"threads", "thread"},
+                                {"sockets", "socket"},
+                                {"crashes", "import"},
+                                {"raises", "not today"},
+                                {"later", "forked process"},
+                                {"forks", "process"},
+                                {"nowhere", "nowhere"}}) {
     const Run run = RunForked({"python3", "-c", "print('it runs')"}, {{"imports.cri-sock.io", module}});
     EXPECT_FALSE(run.forked) << module;
     EXPECT_THAT(run.reason, HasSubstr(reason)) << module;
@@ -153,7 +159,9 @@ TEST_F(ZygoteTest, AKilledZygoteTakesNothingWithItAndReturns) {
   for (pid_t pid : before) kill(pid, SIGKILL);
   EXPECT_EQ(RunOne({"python3", "-c", "print('runs')"}, {}).exit, 0);
   Run again;  // the first may meet a parked process that has just been killed
-  EXPECT_TRUE(Until([&] { return (again = RunForked({"python3", "-c", "print('runs')"}, {})).forked; })) << again.reason;
+  EXPECT_TRUE(Until([&] {
+    return (again = RunForked({"python3", "-c", "print('runs')"}, {})).forked;
+  })) << again.reason;
   EXPECT_EQ(node_->Status(lives.container).state(), api::CONTAINER_RUNNING);
 }
 
@@ -193,7 +201,8 @@ TEST_F(ZygoteTest, SockctlListsThemAndSaysWhyNot) {
 
   const nlohmann::json all = nlohmann::json::parse(node_->Sockctl("zygotes --json"), nullptr, false);
   ASSERT_TRUE(all.is_array());
-  auto one = std::ranges::find_if(all, [&](const nlohmann::json& z) { return z.at("key") == key || z.at("id") == key; });
+  auto one = std::ranges::find_if(
+      all, [&](const nlohmann::json& z) { return z.at("key") == key || z.at("id") == key; });
   ASSERT_NE(one, all.end()) << key << " is not in " << all.dump();
   EXPECT_GE(one->at("hits"), 1);
   const std::string table = node_->Sockctl("zygotes");
