@@ -341,7 +341,7 @@ TEST_F(NetworkTest, CniPluginsMakeThePodsNetwork) {
   EXPECT_EQ(pod->dns_searches, std::vector<std::string>{"svc.local"});
   Fd listener = Listen(b, 80);
   EXPECT_TRUE(Connects("10.197.0.2", 80));
-  EXPECT_TRUE(Cni(options_).Check(Request(b), pod->state).ok());
+  EXPECT_TRUE(Cni(options_).Check(Request(b), pod->state, -1).ok());
 
   // Each is taken down by the one that made it, also after the configuration went.
   EXPECT_TRUE(network->Detach(Request(a), before->state).ok());
