@@ -112,11 +112,27 @@ class MonitorTest : public ::testing::Test {
     return exits_[id];
   }
 
-  // Kills it, waits for its end and connects to the one that takes its place.
-  void KillMonitor(const PidRef& process) {
+  static void KillAndWait(const PidRef& process) {
     ASSERT_TRUE(SendSignal(process, SIGKILL).ok());
     pollfd ended{process.pidfd.get(), POLLIN, 0};
     ASSERT_EQ(poll(&ended, 1, 10000), 1);
+  }
+  static void KillAndWait(pid_t pid) {
+    auto process = OpenPid(pid);
+    ASSERT_TRUE(process.ok()) << process.status();
+    KillAndWait(*process);
+  }
+  // The first child of the monitor.
+  pid_t LogWriter() const {
+    const pid_t pid =
+        atoi(ReadFile(Cat("/proc/", monitor_.pid, "/task/", monitor_.pid, "/children"))->c_str());
+    EXPECT_EQ(*ReadFile(Cat("/proc/", pid, "/comm")), "sock-logger\n");
+    return pid;
+  }
+
+  // Kills it, waits for its end and connects to the one that takes its place.
+  void KillMonitor(const PidRef& process) {
+    KillAndWait(process);
     client_.reset();
     Connect();
   }
@@ -232,17 +248,35 @@ TEST_F(MonitorTest, AKilledLogWriterIsReplacedAndLosesNothing) {
   ASSERT_TRUE(MakeProcess("a", PlanFor("printf 'one\nhal'; read x <" + fifo + "; echo f")).ok());
   ASSERT_TRUE(Start("a").ok());
   EXPECT_THAT(Lines("a", 1), HasSubstr(" F one\n"));
-  // The first child of the monitor is its log writer.
-  std::string children = *ReadFile(Cat("/proc/", monitor_.pid, "/task/", monitor_.pid, "/children"));
-  auto writer = OpenPid(atoi(children.c_str()));
-  ASSERT_TRUE(writer.ok());
-  ASSERT_EQ(*ReadFile(Cat("/proc/", writer->pid, "/comm")), "sock-logger\n");
-  ASSERT_TRUE(SendSignal(*writer, SIGKILL).ok());
-  pollfd ended{writer->pidfd.get(), POLLIN, 0};
-  ASSERT_EQ(poll(&ended, 1, 10000), 1);
+  KillAndWait(LogWriter());
   WriteFifo(fifo);
   EXPECT_EQ(WaitExit("a"), 0);
   EXPECT_THAT(Lines("a", 2), HasSubstr(" F half\n"));
+}
+
+// The monitor learns of both by one epoll_wait(2), of the other one first.
+TEST_F(MonitorTest, TheLogWriterDiesWithAnother) {
+  std::string fifo = directory_ + "/fifo";
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  ASSERT_TRUE(MakeProcess("a", PlanFor("exec sleep 600")).ok());
+  ASSERT_TRUE(MakeProcess("b", PlanFor("read x <" + fifo + "; echo line")).ok());
+  ASSERT_TRUE(Start("a").ok());
+  ASSERT_TRUE(Start("b").ok());
+  const Reply list = List();
+  ASSERT_EQ(list.entries(0).id(), "a");
+  const pid_t writer = LogWriter();
+  ASSERT_TRUE(SendSignal(monitor_, SIGSTOP).ok());
+  for (int i = 0;
+       i < 1000 && ReadFile(Cat("/proc/", monitor_.pid, "/status"))->find("T (stopped)") == std::string::npos;
+       ++i)
+    poll(nullptr, 0, 5);
+  KillAndWait(list.entries(0).pid());
+  KillAndWait(writer);
+  ASSERT_TRUE(SendSignal(monitor_, SIGCONT).ok());
+  EXPECT_EQ(WaitExit("a"), 137);
+  WriteFifo(fifo);
+  EXPECT_EQ(WaitExit("b"), 0);
+  EXPECT_THAT(Lines("b", 1), HasSubstr(" F line\n"));
 }
 
 TEST_F(MonitorTest, ALogIsReopenedOnceTheCallHasReturned) {

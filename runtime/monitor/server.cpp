@@ -129,10 +129,11 @@ void Server::Run() {
     epoll_event events[32];
     int n = epoll_wait(epoll_.get(), events, 32, -1);
     for (int i = 0; i < n; ++i) {
-      auto it = handlers_.find(events[i].data.fd);
-      if (it == handlers_.end()) continue;
-      auto handler = it->second;  // may forget itself
-      handler();
+      auto it = handlers_.find(static_cast<int>(events[i].data.u64 & UINT32_MAX));
+      // An earlier one of these events may have had it closed, and the number is another's now.
+      if (it == handlers_.end() || it->second.watch != events[i].data.u64 >> 32) continue;
+      auto run = it->second.run;  // may forget itself
+      run();
     }
   }
   TellLogger(LogCommand::FINISH);  // it ends by itself, once all is written
@@ -305,9 +306,9 @@ void Server::ForgetKept(const std::string& id) {
 }
 
 void Server::Watch(int fd, std::function<void()> handler) {
-  handlers_[fd] = std::move(handler);
+  handlers_[fd] = {++watches_, std::move(handler)};
   epoll_event event{EPOLLIN, {}};
-  event.data.fd = fd;
+  event.data.u64 = uint64_t{watches_} << 32 | static_cast<uint32_t>(fd);
   epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event);
 }
 
@@ -864,6 +865,7 @@ absl::Status Server::StartLogger() {
     CloseAllBut({channel.b.get(), desk_.read.get(), desk_.write.get()});
     RunLogger(channel.b.get(), keeper, std::move(desk_));
   }
+  if (logger_.valid()) Forget(logger_.get());
   logger_ = std::move(channel.a);
   Watch(logger_.get(), [this] { OnLogger(); });
   for (const auto& [id, process] : processes_) AddToLogger(*process);

@@ -139,7 +139,12 @@ class Server {
   pid_t logger_pid_ = 0;
   uint64_t connections_ = 0;  // so far
   bool had_daemon_ = false, writing_ = false, logger_failed_ = false;
-  std::unordered_map<int, std::function<void()>> handlers_;
+  struct Handler {
+    uint32_t watch;  // which of all
+    std::function<void()> run;
+  };
+  std::unordered_map<int, Handler> handlers_;  // by descriptor
+  uint32_t watches_ = 0;
   std::deque<Outgoing> outgoing_;
   std::map<std::string, std::unique_ptr<Process>> processes_;
   std::unordered_map<pid_t, std::string> by_pid_;
