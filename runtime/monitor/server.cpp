@@ -309,7 +309,8 @@ void Server::Watch(int fd, std::function<void()> handler) {
   handlers_[fd] = {++watches_, std::move(handler)};
   epoll_event event{EPOLLIN, {}};
   event.data.u64 = uint64_t{watches_} << 32 | static_cast<uint32_t>(fd);
-  epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event);
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) < 0 && errno == EEXIST)
+    epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event);
 }
 
 void Server::Forget(int fd) {
