@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -69,7 +70,11 @@ class ZygoteFixture : public testing::Test {
     run.status = node_->Start(run.container);
     if (!wait) return run;
     run.exit = node_->WaitExit(run.container).exit_code();
-    run.log = node_->WaitLog(name, "");
+    // The log writer works behind the exit, and a program may say nothing.
+    for (int i = 0; i < 100 && run.log.empty(); ++i) {
+      run.log = node_->Log(name);
+      if (run.log.empty()) poll(nullptr, 0, 5);
+    }
     std::string text;  // without times
     for (size_t at = 0, end; at < run.log.size(); at = end + 1) {
       end = std::min(run.log.find('\n', at), run.log.size());
