@@ -866,7 +866,6 @@ absl::Status Server::StartLogger() {
     CloseAllBut({channel.b.get(), desk_.read.get(), desk_.write.get()});
     RunLogger(channel.b.get(), keeper, std::move(desk_));
   }
-  if (logger_.valid()) Forget(logger_.get());
   logger_ = std::move(channel.a);
   Watch(logger_.get(), [this] { OnLogger(); });
   for (const auto& [id, process] : processes_) AddToLogger(*process);

@@ -51,7 +51,7 @@ NAMESPACES = {'user': NEWUSER, 'net': NEWNET, 'ipc': NEWIPC, 'uts': NEWUTS, 'pid
 CALLS = {'x86_64': {'capget': 125, 'capset': 126, 'keyctl': 250, 'seccomp': 317, 'brk': 12, 'setns': 308, 'unshare': 272,
                     'setgroups': 116, 'setresgid': 119, 'setresuid': 117, 'rseq': 334, 'mprotect': 10, 'munmap': 11}}.get(
     os.uname().machine, {'capget': 90, 'capset': 91, 'keyctl': 219, 'seccomp': 277, 'brk': 214, 'setns': 268, 'unshare': 97,
-                         'setgroups': 159, 'setresgid': 149, 'setresuid': 147, 'rseq': 293, 'mprotect': 226, 'munmap': 215})
+                         'setgroups': 159, 'setresgid': 149, 'setresuid': 147})
 CLOSE_RANGE = 436
 PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NAME, PR_CAPBSET_READ, PR_CAPBSET_DROP = 4, 8, 15, 23, 24
 PR_SET_MM, PR_SET_MM_MAP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 35, 14, 38, 47
