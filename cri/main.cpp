@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/synchronization/mutex.h"
 #include "cri/cri.h"
 #include "cri/metrics.h"
 #include "cri/service.h"
@@ -186,6 +187,10 @@ absl::Status Run(const Flags& flags, const sigset_t& ends) {
 int main(int argc, char** argv) {
   Flags flags;
   if (int status = ParseFlags(argc, argv, flags); status >= 0) return status;
+#ifdef NDEBUG
+  // Debian's Abseil looks for lock cycles at every Lock(), under one lock of the whole process.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+#endif
   // Before any thread is made, so that all of them inherit it.
   sigset_t ends;
   sigemptyset(&ends);
