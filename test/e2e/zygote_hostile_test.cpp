@@ -192,9 +192,9 @@ constexpr Package kPackages[] = {
 
 // Imports that do what no import should.
 constexpr Package kImports[] = {
-    {"hangs", "import time\ntime.sleep(1000)\n", "import: no answer within 3000 ms"},
+    {"hangs", "import time\ntime.sleep(1000)\n", "import: no answer within [0-9]+ ms"},
     {"spins", "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass\n",
-     "import: no answer within 3000 ms"},
+     "import: no answer within [0-9]+ ms"},
     {"allocates", "kept = []\nwhile True: kept.append(b'x' * (1 << 20))\n", "import: the Zygote has ended"},
     {"fills_scratch",
      "open('/dev/shm/file', 'wb').write(b'x' * (60 << 20))\nopen('/tmp/file', 'wb').write(b'x' * (60 << "
@@ -213,7 +213,7 @@ constexpr Package kImports[] = {
      "os.wait()\n",
      "leaves a process behind"},
     {"forks_on", "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass\n",
-     "import: (no answer within 3000 ms|the Zygote has ended)"},
+     "import: (no answer within [0-9]+ ms|the Zygote has ended)"},
     {"leaves_thread", "import _thread, time\n_thread.start_new_thread(time.sleep, (1000,))\n",
      "1 threads beside"},
     {"leaves_socket", "import socket\nkept = socket.socket()\n", "left open: socket"},
