@@ -45,13 +45,6 @@ absl::Status NeedsNode(const api::ContainerConfig& config) {
   return absl::OkStatus();
 }
 
-bool IsDefault(const oci::Seccomp& seccomp, const std::vector<std::string>& capabilities) {
-  oci::Spec one, other;
-  one.seccomp = seccomp;
-  other.seccomp = sock::runtime::DefaultSeccompProfile(capabilities);
-  return oci::ToJson(one) == oci::ToJson(other);
-}
-
 }  // namespace
 
 std::string VolumeSnapshot(const std::string& container, int number) {
@@ -136,7 +129,9 @@ absl::Status Cri::MakeContainer(const SandboxRecord& pod, const api::ContainerCo
     wanted.cwd = spec.spec.process.cwd;
     for (const api::Mount& mount : config.mounts()) wanted.volumes.push_back(mount.container_path());
     wanted.terminal = spec.spec.process.terminal;
-    if (spec.spec.seccomp && IsDefault(*spec.spec.seccomp, spec.spec.process.capabilities.bounding)) {
+    if (spec.spec.seccomp && 
+        spec.spec.seccomp ==
+            sock::runtime::DefaultSeccompProfile(spec.spec.process.capabilities.bounding)) {
       wanted.default_seccomp = spec.spec.seccomp;
       wanted.capabilities = spec.spec.process.capabilities.bounding;
     }

@@ -185,9 +185,10 @@ absl::Status SetSeccomp(const api::LinuxContainerSecurityContext& security, cons
     path = context.seccomp_profile_root + "/" + path;
   }
   ASSIGN_OR_RETURN_AS(std::string json, ReadFile(path, 16 << 20), field);
-  ASSIGN_OR_RETURN_AS(spec->seccomp,
+  ASSIGN_OR_RETURN_AS(oci::Seccomp profile,
                       sock::runtime::ParseSeccompProfile(json, spec->process.capabilities.bounding),
                       Cat(field, ": `", path, "`"));
+  spec->seccomp = std::make_shared<oci::Seccomp>(std::move(profile));
   return absl::OkStatus();
 }
 

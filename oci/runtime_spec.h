@@ -102,6 +102,9 @@ struct Seccomp {
   std::vector<SeccompSyscall> syscalls;
 };
 
+// All of it as text that no other profile has: what profiles are told apart by.
+std::string Fingerprint(const Seccomp& seccomp);
+
 struct Spec {
   Process process;
   bool root_readonly = false;
@@ -112,7 +115,7 @@ struct Spec {
   std::string cgroups_path;                           // relative to the cgroup root
   Resources resources;
   std::vector<Device> devices;
-  std::optional<Seccomp> seccomp;  // absent: unconfined
+  std::shared_ptr<const Seccomp> seccomp;  // null: unconfined
   std::vector<std::string> masked_paths, readonly_paths;
   std::map<std::string, std::string> sysctl;
 };

@@ -1,19 +1,11 @@
 #include <sys/stat.h>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/escaping.h"
 #include "runtime/base/ids.h"
 #include "runtime/lean_runtime.h"
 
 namespace sock::runtime {
-namespace {
-
-std::string Hex(std::string_view bytes) {
-  std::string text;
-  for (const char byte : bytes) text += fmt::format("{:02x}", static_cast<unsigned char>(byte));
-  return text;
-}
-
-}  // namespace
 
 void AsAfterExec(Plan& plan) {
   const uint64_t permitted = plan.uid() == 0
@@ -48,7 +40,7 @@ absl::StatusOr<monitor::Fork> LeanRuntime::ToFork(const ContainerSpec& spec, con
     become.Add(name, fmt::format("{:016x}", set));
   if (plan.no_new_privileges()) become.Add("no_new_privs", 1);
   if (!plan.seccomp().empty())
-    become.Add("seccomp", Hex(plan.seccomp())).Add("seccomp_flags", plan.seccomp_flags());
+    become.Add("seccomp", absl::BytesToHexString(plan.seccomp())).Add("seccomp_flags", plan.seccomp_flags());
   become.Add("cwd", plan.cwd());
   for (const std::string& variable : plan.env()) become.Add("env", variable);
   for (const auto& [name, value] : fork.program.list())

@@ -53,7 +53,7 @@ void Zygotes::Remember() {
                        {"imports", FromOptional(wanted.request.imports)},
                        {"imports_source", wanted.request.imports_source},
                        {"trust_domain", wanted.trust_domain},
-                       {"default_seccomp", wanted.default_seccomp.has_value()},
+                       {"default_seccomp", wanted.default_seccomp != nullptr},
                        {"capabilities", wanted.capabilities},
                        {"interpreter", entry->program.interpreter},
                        {"version", entry->program.version},

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "oci/default_paths.h"
@@ -41,22 +42,13 @@ std::string Hash(const std::vector<std::string>& parts) {
   for (const std::string& part : parts) text += Cat(part.size(), ":", part);
   unsigned char digest[SHA256_DIGEST_LENGTH];
   SHA256(reinterpret_cast<const unsigned char*>(text.data()), text.size(), digest);
-  std::string hex;
-  for (int i = 0; i < 16; ++i) hex += fmt::format("{:02x}", digest[i]);
-  return hex;
+  return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest), 16));
 }
 
 std::string Joined(const std::vector<std::string>& words) {
   std::string text;
   for (const std::string& word : words) text += Cat(word.size(), ":", word);
   return text;
-}
-
-std::string SeccompText(const std::optional<oci::Seccomp>& seccomp) {
-  if (!seccomp) return "";
-  oci::Spec spec;
-  spec.seccomp = seccomp;
-  return oci::ToJson(spec);
 }
 
 bool Covers(std::string_view above, std::string_view path) {
@@ -111,7 +103,8 @@ std::string Zygotes::KeyOf(const Wanted& wanted, const Program& program,
                            const std::vector<std::string>& env) {
   return Hash({wanted.image.id, program.interpreter, Joined(program.options), Joined(env),
                wanted.request.packages.value_or(""), wanted.request.imports.value_or(""),
-               SeccompText(wanted.default_seccomp), wanted.trust_domain});
+               wanted.default_seccomp ? oci::Fingerprint(*wanted.default_seccomp) : "",
+               wanted.trust_domain});
 }
 
 Zygotes::Zygotes(ZygotesOptions options, runtime::Runtime* runtime, oci::ImageStore* images)
@@ -583,7 +576,7 @@ absl::Status Zygotes::Make(Entry& entry, const std::string& id) {
   oci.process.args.emplace_back(kHelper);
   oci.process.env = entry.env;
   oci.process.cwd = "/";
-  if (entry.wanted.default_seccomp) oci.seccomp = BaseFilter(*entry.wanted.default_seccomp);
+  if (entry.wanted.default_seccomp) oci.seccomp = std::make_shared<oci::Seccomp>(BaseFilter(*entry.wanted.default_seccomp));
   oci.root_readonly = true;
   oci.hostname = "zygote";
   const std::string owner = Cat("uid=", entry.status.uid), group = Cat("gid=", entry.status.uid);

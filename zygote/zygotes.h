@@ -48,7 +48,7 @@ struct Wanted {
   std::string cwd;
   std::vector<std::string> volumes;  // where what is not of the image lies
   bool terminal = false;
-  std::optional<oci::Seccomp> default_seccomp;  // where the profile is RuntimeDefault: the Zygote gets it too
+  std::shared_ptr<const oci::Seccomp> default_seccomp;  // where the profile is RuntimeDefault: the Zygote gets it too
   std::vector<std::string> capabilities;        // that the profile was made for
   std::string trust_domain;                     // of whoever may share a Zygote
   uint32_t sandbox_owner = 0;                   // SandboxInfo::owner_uid

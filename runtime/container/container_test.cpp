@@ -355,7 +355,7 @@ TEST_F(ContainerTest, LoadsTheFilterWithAndWithoutNoNewPrivileges) {
   seccomp.default_action = "SCMP_ACT_ALLOW";
   seccomp.architectures = {"SCMP_ARCH_X86_64"};
   seccomp.syscalls = {{{"mkdir", "mkdirat"}, "SCMP_ACT_ERRNO", 1, {}}};
-  spec_.spec.seccomp = seccomp;
+  spec_.spec.seccomp = std::make_shared<oci::Seccomp>(seccomp);
   spec_.user.username = "ann";
   for (bool no_new_privileges : {true, false}) {
     spec_.spec.process.no_new_privileges = no_new_privileges;

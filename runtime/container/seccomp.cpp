@@ -161,40 +161,12 @@ absl::StatusOr<std::string> Compile(const oci::Seccomp& seccomp) {
   return code;
 }
 
-// The whole description as text; every part ends with a byte that names cannot contain.
-std::string KeyOf(const oci::Seccomp& s) {
-  std::string key;
-  auto add = [&](const auto& part) { key += Cat(part, '\0'); };
-  auto add_optional = [&](const std::optional<uint32_t>& v) { add(v ? Cat(*v) : std::string("-")); };
-  auto add_all = [&](const std::vector<std::string>& list) {
-    add(list.size());
-    for (const std::string& item : list) add(item);
-  };
-  add(s.default_action);
-  add_optional(s.default_errno_ret);
-  add_all(s.architectures);
-  add_all(s.flags);
-  for (const oci::SeccompSyscall& rule : s.syscalls) {
-    add_all(rule.names);
-    add(rule.action);
-    add_optional(rule.errno_ret);
-    add(rule.args.size());
-    for (const oci::SeccompArg& arg : rule.args) {
-      add(arg.index);
-      add(arg.value);
-      add(arg.value_two);
-      add(arg.op);
-    }
-  }
-  return key;
-}
-
 }  // namespace
 
 absl::StatusOr<std::string> CompileSeccomp(const oci::Seccomp& seccomp) {
   static std::mutex mutex;
   static auto& cache = *new std::map<std::string, std::string>;
-  std::string key = KeyOf(seccomp);
+  std::string key = oci::Fingerprint(seccomp);
   // Held while compiling: many containers that start at once with one profile compile it once.
   std::lock_guard lock(mutex);
   if (auto at = cache.find(key); at != cache.end()) return at->second;

@@ -4,9 +4,13 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <bitset>
 #include <cerrno>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <string_view>
+#include <unordered_map>
 
 #include "runtime/base/status.h"
 #include "runtime/base/text.h"
@@ -221,9 +225,9 @@ absl::Status ReadRule(const Json& in, const std::string& field, const std::vecto
   return absl::OkStatus();
 }
 
-}  // namespace
+constexpr size_t kGroups = std::size(kByCapability);
 
-oci::Seccomp DefaultSeccompProfile(const std::vector<std::string>& capabilities) {
+oci::Seccomp MakeDefault(const std::bitset<kGroups>& groups) {
   oci::Seccomp profile;
   profile.default_action = "SCMP_ACT_ERRNO";
   profile.default_errno_ret = EPERM;
@@ -234,9 +238,13 @@ oci::Seccomp DefaultSeccompProfile(const std::vector<std::string>& capabilities)
     profile.syscalls.push_back(ArgRule("personality", {0, persona, 0, "SCMP_CMP_EQ"}));
   // A VM socket would reach the hypervisor around the pod's network.
   profile.syscalls.push_back(ArgRule("socket", {0, AF_VSOCK, 0, "SCMP_CMP_NE"}));
-  for (const CapabilityGroup& group : kByCapability)
-    if (Has(capabilities, group.capability)) profile.syscalls.push_back(Rule(group.syscalls));
-  if (!Has(capabilities, "CAP_SYS_ADMIN")) {
+  bool admin = false;
+  for (size_t i = 0; i < kGroups; ++i) {
+    if (!groups[i]) continue;
+    profile.syscalls.push_back(Rule(kByCapability[i].syscalls));
+    admin = admin || std::string_view(kByCapability[i].capability) == "CAP_SYS_ADMIN";
+  }
+  if (!admin) {
     // No new namespaces. clone3(2) has its flags in memory, where a filter cannot look: ENOSYS makes the C
     // library take clone(2).
     constexpr uint64_t kNamespaces = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |
@@ -245,6 +253,19 @@ oci::Seccomp DefaultSeccompProfile(const std::vector<std::string>& capabilities)
     profile.syscalls.push_back(Rule("clone3", "SCMP_ACT_ERRNO"));
     profile.syscalls.back().errno_ret = ENOSYS;
   }
+  return profile;
+}
+
+}  // namespace
+
+std::shared_ptr<const oci::Seccomp> DefaultSeccompProfile(const std::vector<std::string>& capabilities) {
+  static std::mutex mutex;
+  static auto& made = *new std::unordered_map<std::bitset<kGroups>, std::shared_ptr<const oci::Seccomp>>;
+  std::bitset<kGroups> groups;
+  for (size_t i = 0; i < kGroups; ++i) groups[i] = Has(capabilities, kByCapability[i].capability);
+  std::lock_guard lock(mutex);
+  std::shared_ptr<const oci::Seccomp>& profile = made[groups];
+  if (!profile) profile = std::make_shared<oci::Seccomp>(MakeDefault(groups));
   return profile;
 }
 

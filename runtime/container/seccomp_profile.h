@@ -1,6 +1,7 @@
 // Seccomp profiles: the built-in one (the CRI's RuntimeDefault) and those in files (Localhost).
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,7 +12,8 @@ namespace sock::runtime {
 
 // An allow-list for containers with `capabilities` ("CAP_SYS_ADMIN"): what only a capability makes useful is
 // permitted with that capability alone. What is not listed fails with EPERM, unknown newer calls with ENOSYS.
-oci::Seccomp DefaultSeccompProfile(const std::vector<std::string>& capabilities);
+// Never null; the same object for the same capabilities.
+std::shared_ptr<const oci::Seccomp> DefaultSeccompProfile(const std::vector<std::string>& capabilities);
 
 // A profile file in the form of container engines' seccomp.json (defaultAction, defaultErrnoRet,
 // architectures or archMap, flags, syscalls with names, action, errnoRet, args, includes, excludes), which

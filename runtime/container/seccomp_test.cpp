@@ -36,8 +36,8 @@ int ErrnoUnder(const std::string& code, const std::function<long()>& call) {
 }
 
 TEST(Seccomp, DefaultProfileInTheKernel) {
-  auto plain = CompileSeccomp(DefaultSeccompProfile({}));
-  auto admin = CompileSeccomp(DefaultSeccompProfile({"CAP_SYS_ADMIN"}));
+  auto plain = CompileSeccomp(*DefaultSeccompProfile({}));
+  auto admin = CompileSeccomp(*DefaultSeccompProfile({"CAP_SYS_ADMIN"}));
   ASSERT_TRUE(plain.ok()) << plain.status();
   ASSERT_TRUE(admin.ok()) << admin.status();
   auto unshare_uts = [] { return syscall(SYS_unshare, CLONE_NEWUTS); };

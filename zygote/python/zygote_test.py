@@ -360,6 +360,40 @@ parent = os.getpid()
         for a, b in zip(first, second):
             self.assertNotEqual(a, b)
 
+    def test_locks_around_a_fork_of_the_program(self):
+        zygote = self.zygote('threading', 'logging')
+        output, status = self.run_code(zygote, """if 1:
+            import logging, os, signal, threading, warnings
+            warnings.simplefilter('ignore')  # of a fork with threads, which is what is looked at
+            held, done = threading.Event(), threading.Event()
+            def hold():
+                with logging._lock:
+                    held.set()
+                    done.wait(0.5)
+            logging.lastResort.acquire()
+            logging.lastResort.release()
+            other = threading.Thread(target=hold)
+            other.start()
+            held.wait()
+            pid = os.fork()
+            if not pid:
+                signal.alarm(20)  # not free: it would wait for ever
+                logging.getLogger('x').setLevel(10)
+                print(threading.enumerate() == [threading.main_thread()], other.is_alive(), flush=True)
+                os._exit(7)
+            print(os.waitpid(pid, 0)[1] >> 8, len(threading.enumerate()))
+            done.set()
+            """)
+        self.assertEqual((output, status), ('True False\n7 1\n', 0))
+
+    def test_new_objects_lie_together(self):
+        self.module('holes', 'kept = [object() for _ in range(200000)]\ndel kept[::150]')
+        zygote = self.zygote('holes')
+        output, status = self.run_code(
+            zygote, 'new = [object() for _ in range(200)]; print(len({id(o) >> 12 for o in new}))')
+        self.assertEqual(status, 0)
+        self.assertLess(int(output), 20)
+
     def test_garbage_is_collected(self):
         code = ('import gc, os\nassert gc.isenabled()\nclass A:\n def __del__(self): os.write(1, b"gone")\n'
                 'a = A(); a.a = a; del a; gc.collect()')
