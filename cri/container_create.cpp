@@ -129,9 +129,8 @@ absl::Status Cri::MakeContainer(const SandboxRecord& pod, const api::ContainerCo
     wanted.cwd = spec.spec.process.cwd;
     for (const api::Mount& mount : config.mounts()) wanted.volumes.push_back(mount.container_path());
     wanted.terminal = spec.spec.process.terminal;
-    if (spec.spec.seccomp && 
-        spec.spec.seccomp ==
-            sock::runtime::DefaultSeccompProfile(spec.spec.process.capabilities.bounding)) {
+    if (spec.spec.seccomp &&
+        spec.spec.seccomp == sock::runtime::DefaultSeccompProfile(spec.spec.process.capabilities.bounding)) {
       wanted.default_seccomp = spec.spec.seccomp;
       wanted.capabilities = spec.spec.process.capabilities.bounding;
     }

@@ -1,6 +1,5 @@
 // The types of the OCI runtime specification (config.md, config-linux.md, version 1.2) that a container is
-// made from. Plain data, named as the specification names them. `oci/runtime_spec.cpp` writes it as the
-// spec's JSON.
+// made from. Plain data, named as the specification names them.
 #pragma once
 
 #include <sys/types.h>
@@ -119,8 +118,5 @@ struct Spec {
   std::vector<std::string> masked_paths, readonly_paths;
   std::map<std::string, std::string> sysctl;
 };
-
-// The spec as the JSON that an OCI runtime reads (config.json).
-std::string ToJson(const Spec& spec);
 
 }  // namespace sock::oci

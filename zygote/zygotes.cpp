@@ -103,8 +103,7 @@ std::string Zygotes::KeyOf(const Wanted& wanted, const Program& program,
                            const std::vector<std::string>& env) {
   return Hash({wanted.image.id, program.interpreter, Joined(program.options), Joined(env),
                wanted.request.packages.value_or(""), wanted.request.imports.value_or(""),
-               wanted.default_seccomp ? oci::Fingerprint(*wanted.default_seccomp) : "",
-               wanted.trust_domain});
+               wanted.default_seccomp ? oci::Fingerprint(*wanted.default_seccomp) : "", wanted.trust_domain});
 }
 
 Zygotes::Zygotes(ZygotesOptions options, runtime::Runtime* runtime, oci::ImageStore* images)
@@ -576,7 +575,8 @@ absl::Status Zygotes::Make(Entry& entry, const std::string& id) {
   oci.process.args.emplace_back(kHelper);
   oci.process.env = entry.env;
   oci.process.cwd = "/";
-  if (entry.wanted.default_seccomp) oci.seccomp = std::make_shared<oci::Seccomp>(BaseFilter(*entry.wanted.default_seccomp));
+  if (entry.wanted.default_seccomp)
+    oci.seccomp = std::make_shared<oci::Seccomp>(BaseFilter(*entry.wanted.default_seccomp));
   oci.root_readonly = true;
   oci.hostname = "zygote";
   const std::string owner = Cat("uid=", entry.status.uid), group = Cat("gid=", entry.status.uid);

@@ -48,13 +48,13 @@ struct Wanted {
   std::string cwd;
   std::vector<std::string> volumes;  // where what is not of the image lies
   bool terminal = false;
-  std::shared_ptr<const oci::Seccomp> default_seccomp;  // where the profile is RuntimeDefault: the Zygote gets it too
-  std::vector<std::string> capabilities;        // that the profile was made for
-  std::string trust_domain;                     // of whoever may share a Zygote
-  uint32_t sandbox_owner = 0;                   // SandboxInfo::owner_uid
-  std::string unforkable;                       // why its pod's containers never fork; empty: they may
-  std::string pod;                              // what such pods have in common: Predict
-  std::string sandbox;                          // the id of its own pod
+  std::shared_ptr<const oci::Seccomp> default_seccomp;  // RuntimeDefault's: the Zygote gets it too
+  std::vector<std::string> capabilities;                // that the profile was made for
+  std::string trust_domain;                             // of whoever may share a Zygote
+  uint32_t sandbox_owner = 0;                           // SandboxInfo::owner_uid
+  std::string unforkable;  // why its pod's containers never fork; empty: they may
+  std::string pod;         // what such pods have in common: Predict
+  std::string sandbox;     // the id of its own pod
 };
 
 struct Choice {
