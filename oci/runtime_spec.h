@@ -101,9 +101,6 @@ struct Seccomp {
   std::vector<SeccompSyscall> syscalls;
 };
 
-// All of it as text that no other profile has: what profiles are told apart by.
-std::string Fingerprint(const Seccomp& seccomp);
-
 struct Spec {
   Process process;
   bool root_readonly = false;

@@ -163,10 +163,47 @@ absl::StatusOr<std::string> Compile(const oci::Seccomp& seccomp) {
 
 }  // namespace
 
+// Every part ends with a byte that names cannot contain.
+std::string Fingerprint(const oci::Seccomp& s) {
+  std::string text;
+  auto add = [&](const auto& part) {
+    Append(text, part);
+    text.push_back('\0');
+  };
+  auto add_optional = [&](const std::optional<uint32_t>& v) {
+    if (v) {
+      add(*v);
+    } else {
+      add('-');
+    }
+  };
+  auto add_all = [&](const std::vector<std::string>& list) {
+    add(list.size());
+    for (const std::string& item : list) add(item);
+  };
+  add(s.default_action);
+  add_optional(s.default_errno_ret);
+  add_all(s.architectures);
+  add_all(s.flags);
+  for (const oci::SeccompSyscall& rule : s.syscalls) {
+    add_all(rule.names);
+    add(rule.action);
+    add_optional(rule.errno_ret);
+    add(rule.args.size());
+    for (const oci::SeccompArg& arg : rule.args) {
+      add(arg.index);
+      add(arg.value);
+      add(arg.value_two);
+      add(arg.op);
+    }
+  }
+  return text;
+}
+
 absl::StatusOr<std::string> CompileSeccomp(const oci::Seccomp& seccomp) {
   static std::mutex mutex;
   static auto& cache = *new std::map<std::string, std::string>;
-  std::string key = oci::Fingerprint(seccomp);
+  std::string key = Fingerprint(seccomp);
   // Held while compiling: many containers that start at once with one profile compile it once.
   std::lock_guard lock(mutex);
   if (auto at = cache.find(key); at != cache.end()) return at->second;

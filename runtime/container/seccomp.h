@@ -14,4 +14,7 @@ namespace sock::runtime {
 // operator, architecture or flag, or a bad argument index. Any thread.
 absl::StatusOr<std::string> CompileSeccomp(const oci::Seccomp& seccomp);
 
+// All of a description as bytes that no other has: what descriptions are told apart by.
+std::string Fingerprint(const oci::Seccomp& seccomp);
+
 }  // namespace sock::runtime
