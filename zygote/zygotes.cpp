@@ -104,7 +104,8 @@ std::string Zygotes::KeyOf(const Wanted& wanted, const Program& program,
                            const std::vector<std::string>& env) {
   return Hash({wanted.image.id, program.interpreter, Joined(program.options), Joined(env),
                wanted.request.packages.value_or(""), wanted.request.imports.value_or(""),
-               wanted.default_seccomp ? runtime::Fingerprint(*wanted.default_seccomp) : "", wanted.trust_domain});
+               wanted.default_seccomp ? runtime::Fingerprint(*wanted.default_seccomp) : "",
+               wanted.trust_domain});
 }
 
 Zygotes::Zygotes(ZygotesOptions options, runtime::Runtime* runtime, oci::ImageStore* images)
