@@ -1,6 +1,6 @@
 // Our processes are killed at random points while pods come and go: nothing may be lost, told wrongly or
-// left. CRI_SOCK_KILL_SECONDS sets how long (default 10), CRI_SOCK_KILL_SEED repeats a run as far as time
-// allows.
+// left. CRI_SOCK_KILL_SECONDS sets how long (default 10, times Slowness()), CRI_SOCK_KILL_SEED repeats a run
+// as far as time allows.
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
@@ -118,24 +118,29 @@ class Worker {
     api::ExecSyncRequest exec;
     exec.set_container_id(container.container_id());
     for (const std::string& word : go) exec.add_cmd(word);
-    exec.set_timeout(10);
+    exec.set_timeout(10 * Slowness());
     api::ExecSyncResponse executed;
     Ask("ExecSync", [&](auto* c) {
       grpc::Status result = stub_->ExecSync(c, exec, &executed);
       // It did run; the answer went with who gave it.
       return result.error_code() == grpc::StatusCode::FAILED_PRECONDITION ? grpc::Status::OK : result;
     });
-    const auto deadline = steady_clock::now() + std::chrono::seconds(30);
+    const auto deadline = steady_clock::now() + std::chrono::seconds(30) * Slowness();
     do {
       if (!Ask("ContainerStatus", [&](auto* c) { return stub_->ContainerStatus(c, status, &state); })) return;
       if (state.status().state() != api::CONTAINER_EXITED) std::this_thread::sleep_for(milliseconds(10));
     } while (state.status().state() != api::CONTAINER_EXITED && steady_clock::now() < deadline);
     EXPECT_EQ(state.status().state(), api::CONTAINER_EXITED) << name;
-    EXPECT_EQ(state.status().exit_code(), code)
-        << name << ": " << state.status().reason() << " " << state.status().message();
+    // Of a container whose monitor and then keeper died, an older kernel may not tell
+    // (runtime/base/pidref.h).
+    if (KernelIs(6, 15) || state.status().message().find("the kernel does not tell") == std::string::npos)
+      EXPECT_EQ(state.status().exit_code(), code)
+          << name << ": " << state.status().reason() << " " << state.status().message();
+    else
+      EXPECT_EQ(state.status().exit_code(), 255);
     status.set_verbose(true);
     if (!Ask("ContainerStatus", [&](auto* c) { return stub_->ContainerStatus(c, status, &state); })) return;
-    forked_ += state.info().at("info").find("\"forked\":true") != std::string::npos;
+    forked_ = state.info().at("info").find("\"forked\":true") != std::string::npos;
     std::string log = node_.WaitLog(name, "here\n");
     EXPECT_EQ(log.find("here"), log.rfind("here")) << name << ":\n" << log;
 
@@ -149,16 +154,16 @@ class Worker {
     Ask("RemovePodSandbox", [&](auto* c) { return stub_->RemovePodSandbox(c, remove, &removed); });
   }
 
-  int forked() const { return forked_; }
+  bool forked() const { return forked_; }  // the last pod's container
 
  private:
   bool Ask(const char* what, const std::function<grpc::Status(grpc::ClientContext*)>& call) {
     grpc::Status status;
-    const auto deadline = steady_clock::now() + std::chrono::seconds(40);
+    const auto deadline = steady_clock::now() + std::chrono::seconds(40) * Slowness();
     do {
       grpc::ClientContext context;
       context.set_wait_for_ready(true);
-      context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+      context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20) * Slowness());
       status = call(&context);
       if (status.ok()) return true;
       // A daemon that ends in order finishes the calls that it began; gRPC answers CANCELLED to those it had
@@ -175,7 +180,7 @@ class Worker {
 
   const Node& node_;
   const std::string python_;
-  int forked_ = 0;
+  bool forked_ = false;
   std::unique_ptr<api::RuntimeService::Stub> stub_;
 };
 
@@ -199,13 +204,13 @@ class Load {
           // The same port again: the pod before must have let it go.
           worker.OnePod(Cat("w", w, "-", i), i % 100, 20000 + getpid() % 10000 + w * 10000);
           ++pods_;
+          forked_ += worker.forked();
         }
-        forked_ += worker.forked();
       });
   }
   const std::string& counter() const { return counter_; }
   int pods() const { return pods_; }
-  int forked() const { return forked_; }  // once finished
+  int forked() const { return forked_; }
 
   // Ends it and looks at what it saw.
   void Finish() {
@@ -273,14 +278,16 @@ void KillAtRandom(Node& node, Load& load, const std::map<std::string, std::funct
   printf("CRI_SOCK_KILL_SEED=%u\n", seed);
   std::mt19937 random(seed);
   std::map<std::string, int> killed;
-  const auto end = steady_clock::now() + std::chrono::seconds(FromEnvironment("CRI_SOCK_KILL_SECONDS", 10));
+  const auto end =
+      steady_clock::now() + std::chrono::seconds(FromEnvironment("CRI_SOCK_KILL_SECONDS", 10 * Slowness()));
   while (steady_clock::now() < end) {
     // One at a time: who was killed before has been replaced when a command runs again.
     grpc::Status ready;
-    do node.Exec(load.counter(), {"true"}, 10, &ready);
+    do node.Exec(load.counter(), {"true"}, 10 * Slowness(), &ready);
     while (ready.error_code() == grpc::StatusCode::UNAVAILABLE);
     EXPECT_TRUE(ready.ok()) << ready.error_message();
-    std::this_thread::sleep_for(milliseconds(std::uniform_int_distribution<int>(0, 300)(random)));
+    std::this_thread::sleep_for(milliseconds(std::uniform_int_distribution<int>(0, 300)(random)) *
+                                Slowness());
     auto target = std::next(targets.begin(), static_cast<long>(random() % targets.size()));
     if (target->second()) ++killed[target->first];
   }
@@ -298,8 +305,15 @@ bool KillLogWriter(pid_t monitor) {
 
 std::map<std::string, std::function<bool()>> OurProcesses(Node& node) {
   auto holder = [&node](const char* name) {
-    const pid_t pid = HolderOfMonitorSocket(node.dir() + "/run", name);
-    return pid > 0 && kill(pid, SIGKILL) == 0;
+    const std::string state = node.dir() + "/run";
+    const pid_t pid = HolderOfMonitorSocket(state, name);
+    if (pid == 0 || kill(pid, SIGKILL) < 0) return false;
+    // The monitor answers on for a moment when it is the keeper that dies.
+    EXPECT_TRUE(Until([&] {
+      const pid_t next = HolderOfMonitorSocket(state, name);
+      return next != 0 && next != pid;
+    })) << name;
+    return true;
   };
   return {{"daemon",
            [&node] {
@@ -358,8 +372,9 @@ TEST(Kill, WhileContainersFork) {
   targets["Zygote"] = [] { return KillZygote(false); };
   targets["parked process"] = [] { return KillZygote(true); };
   KillAtRandom(node, load, targets);
+  // Where a Zygote takes longer to make than the next one to be killed, at the end.
+  EXPECT_TRUE(Until([&] { return load.forked() > 0; }));
   load.Finish();
-  EXPECT_GT(load.forked(), 0);
 }
 
 TEST(Kill, AnUpgradeUnderLoadLosesNothing) {

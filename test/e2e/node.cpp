@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/inotify.h>
 #include <sys/socket.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -24,6 +25,14 @@ namespace sock::test {
 int Slowness() {
   const char* times = getenv("SOCK_TEST_SLOWNESS");
   return times == nullptr ? 1 : atoi(times);
+}
+
+bool KernelIs(int major, int minor) {
+  utsname kernel;
+  int has_major = 0, has_minor = 0;
+  EXPECT_EQ(uname(&kernel), 0);
+  EXPECT_EQ(sscanf(kernel.release, "%d.%d", &has_major, &has_minor), 2);
+  return std::pair(has_major, has_minor) >= std::pair(major, minor);
 }
 
 namespace {

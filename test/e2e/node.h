@@ -19,6 +19,8 @@ namespace api = ::runtime::v1;
 
 // How many times slower than hardware this machine is, by its SOCK_TEST_SLOWNESS: hack/vm-test emulates one.
 int Slowness();
+// Whether the kernel is of this version or later.
+bool KernelIs(int major, int minor);
 
 // Asks `condition` at short intervals for at most 20 s (times Slowness()); whether it came true. For what has
 // no event to wait on, such as another program's readiness.

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/utsname.h>
 
 #include <cstdio>
 #include <fstream>
@@ -394,11 +393,7 @@ TEST_F(ZygotePodsTest, AVolumeInMemory) {
                    mounted->set_host_path(volume);
                    mounted->set_container_path("/memory");
                  });
-  utsname kernel;
-  int major = 0, minor = 0;
-  ASSERT_EQ(uname(&kernel), 0);
-  ASSERT_EQ(sscanf(kernel.release, "%d.%d", &major, &minor), 2);
-  const bool idmapped = major > 6 || (major == 6 && minor >= 3);
+  const bool idmapped = KernelIs(6, 3);
   EXPECT_EQ(Forked(main), idmapped) << Reason(main);
   EXPECT_THAT(Reason(main), HasSubstr(idmapped ? "" : "can't be idmapped"));
   Start(main);
