@@ -25,7 +25,7 @@ def unpack(message):
 class Zygote:
     """A Zygote, as the monitor has it. With modules it has them loaded and can be forked, or this raises."""
 
-    def __init__(self, python, environment, modules, cwd='/', two_forks=False):
+    def __init__(self, python, environment, modules, cwd='/', two_forks=False, output=None):
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.serial = 0
         with open(HELPER) as f:
@@ -40,6 +40,8 @@ class Zygote:
                 null = os.open('/dev/null', os.O_RDWR)
                 for n in (0, 1):
                     os.dup2(null, n)
+                if output is not None:
+                    os.dup2(output, 1)
                 os.dup2(fd, 3)
                 os.closerange(4, 256)
                 for n in range(1, signal.NSIG):

@@ -240,6 +240,7 @@ class Zygote:
         self.written = {}      # what imports changed in the environment
         self.hooks = {'freeze': [], 'fork': []}
         self.started = dict(os.environ)
+        self.stdio = [device(fd) for fd in range(3)]
         self.coerced = coerced()
         self.addresses = addresses()
         frame_slot()  # what is wrong with it shows here, not in a program
@@ -959,7 +960,7 @@ class Plan:
         command_line(self.zygote, self.arguments, self.environment, replace_environment(self.zygote, self.environment))
         checked('comm', 'set comm', prctl_pointer(PR_SET_NAME, self.comm[:15] + b'\0', 0, 0, 0))
         unbuffered = '-u' in self.options or not sys.flags.ignore_environment and bool(os.environ.get('PYTHONUNBUFFERED'))
-        streams(unbuffered)
+        streams(unbuffered, self.zygote.stdio)
         if '-B' in self.options:
             forget_bytecode()
         for functions, whole in self.zygote.lists:
@@ -1062,11 +1063,23 @@ def command_line(zygote, arguments, variables, extra):
         memmove(old[0], (area[:environ_at] + bytes(room))[:room - 1] + b'\0', room)
 
 
-def streams(unbuffered):
+def device(fd):
+    """Of a pipe, or of a character device as /dev/null, what streams depend on; None of all else."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    kind = status.st_mode & 0o170000
+    return (kind, status.st_rdev) if kind == 0o010000 or kind == 0o020000 and not os.isatty(fd) else None
+
+
+def streams(unbuffered, before):
     """sys.stdin, stdout and stderr on the new descriptors. The objects stay: an import may hold one."""
     io = sys.modules['_io']  # since 3.14 a start has no `io`
     for fd, name, attribute in ((0, '<stdin>', 'stdin'), (1, '<stdout>', 'stdout'), (2, '<stderr>', 'stderr')):
         stream = getattr(sys, '__%s__' % attribute)
+        if not unbuffered and before[fd] is not None and device(fd) == before[fd] and type(stream) is io.TextIOWrapper:
+            continue  # as it is
         writes = fd > 0
         buffer = io.open(fd, 'wb' if writes else 'rb', 0 if unbuffered and writes else -1, None, None, None, False)
         raw = buffer if unbuffered and writes else buffer.raw

@@ -86,11 +86,12 @@ class Case(unittest.TestCase):
         with open(os.path.join(self.top, 'lib', name + '.py'), 'w') as f:
             f.write(source)
 
-    def zygote(self, *modules, bare=False, environment=()):
+    def zygote(self, *modules, bare=False, environment=(), output=None):
         environment = ['PATH=/usr/bin:/bin', 'LANG=C.UTF-8', 'HOME=' + self.home, 'TMPDIR=' + self.home,
                        'PYTHONPATH=' + os.path.join(self.top, 'lib'), 'PYTHONDONTWRITEBYTECODE=1'] + list(environment)
         self.environment = environment
-        zygote = Zygote(PYTHON, environment, None if bare else modules, two_forks=self.two_forks)
+        zygote = Zygote(PYTHON, environment, None if bare else modules, two_forks=self.two_forks,
+                        output=output)
         self.addCleanup(lambda: zygote.end())
         return zygote
 
@@ -393,6 +394,36 @@ parent = os.getpid()
             zygote, 'new = [object() for _ in range(200)]; print(len({id(o) >> 12 for o in new}))')
         self.assertEqual(status, 0)
         self.assertLess(int(output), 20)
+
+    def test_streams_on_pipes(self):
+        code = """if 1:
+            import os, sys
+            for s in sys.stdin, sys.stdout, sys.stderr:
+                print(s.name, s.mode, s.encoding, s.errors, s.line_buffering, s.write_through, s.isatty(), s.closed,
+                      type(s.buffer), s.buffer.raw.name, s.buffer.raw.mode, s.buffer.raw.closefd, s.fileno())
+            print(repr(sys.stdin.read()))
+            sys.stdout.flush()
+            print('not yet', end='')
+            os.write(1, b'first ')
+            """
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+        zygote = self.zygote(output=write)
+        os.close(write)
+        with open('/dev/null') as null:
+            plain = subprocess.run([PYTHON, '-c', code], stdin=null, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   env=dict(v.split('=', 1) for v in self.environment), check=True).stdout
+            ours, theirs = os.pipe()
+            pid, channel, answer = zygote.program(['python3', '-c', code], self.environment, '/',
+                                                  [null.fileno(), theirs, theirs])
+            os.close(theirs)
+            self.assertEqual(answer, [('op', 'ready')])
+            channel.send(pack('go'))
+            with open(ours, 'rb') as output:
+                self.assertEqual(output.read(), plain)
+            self.assertIn(b'first not yet', plain)
+            channel.close()
+            self.assertEqual(os.waitpid(pid, 0)[1], 0)
 
     def test_garbage_is_collected(self):
         code = ('import gc, os\nassert gc.isenabled()\nclass A:\n def __del__(self): os.write(1, b"gone")\n'
