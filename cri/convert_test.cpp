@@ -78,7 +78,7 @@ TEST(Convert, EnvironmentDirectoryAndLog) {
   EXPECT_EQ(out->log_path, "/var/log/pods/a/c/0.log");
   EXPECT_EQ(out->spec.process.oom_score_adj, 500);
   EXPECT_EQ(out->spec.cgroups_path, "/pod/c1");
-  EXPECT_FALSE(out->spec.seccomp != nullptr);
+  EXPECT_EQ(out->spec.seccomp, nullptr);
   EXPECT_TRUE(out->shared_pid);
 }
 
@@ -338,7 +338,7 @@ TEST(Convert, Privileged) {
   auto out = in.Convert();
   ASSERT_TRUE(out.ok()) << out.status();
   EXPECT_EQ(out->spec.process.capabilities.bounding.size(), 41u);
-  EXPECT_FALSE(out->spec.seccomp != nullptr);
+  EXPECT_EQ(out->spec.seccomp, nullptr);
   EXPECT_THAT(out->spec.masked_paths, IsEmpty());
   EXPECT_THAT(out->spec.readonly_paths, IsEmpty());
   EXPECT_THAT(MountAt(out->spec, "/sys")->options, Contains("rw"));
@@ -371,7 +371,7 @@ TEST(Convert, Seccomp) {
   profile->set_profile_type(api::SecurityProfile::RuntimeDefault);
   EXPECT_EQ(in.Convert()->spec.seccomp->default_action, "SCMP_ACT_ERRNO");
   profile->set_profile_type(api::SecurityProfile::Unconfined);
-  EXPECT_FALSE(in.Convert()->spec.seccomp != nullptr);
+  EXPECT_EQ(in.Convert()->spec.seccomp, nullptr);
   char path[] = "/tmp/convert_test_XXXXXX";
   close(mkstemp(path));
   std::ofstream(path) << R"({"defaultAction":"SCMP_ACT_LOG"})";
