@@ -313,6 +313,7 @@ class Zygote:
     def load(self, modules):
         begin = time.monotonic()
         before = state()
+        put_back(self.lists)  # of an earlier load
         self.hook_module()
         gc.disable()
         ours = {name: value for name, value in WHILE_IMPORTING.items() if name not in os.environ}
@@ -717,6 +718,11 @@ def without_locks():
     return lists
 
 
+def put_back(lists):
+    for functions, whole in lists:
+        functions[:] = whole
+
+
 def fill_holes():
     """Takes what memory is free between objects, so that what a program makes lies close together.
 
@@ -963,8 +969,7 @@ class Plan:
         streams(unbuffered, self.zygote.stdio)
         if '-B' in self.options:
             forget_bytecode()
-        for functions, whole in self.zygote.lists:
-            functions[:] = whole
+        put_back(self.zygote.lists)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
         sys.argv[:] = [{'module': '-m', 'command': '-c'}.get(self.mode, self.target)] + self.argument
         if hasattr(sys, 'orig_argv'):

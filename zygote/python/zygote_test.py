@@ -363,6 +363,7 @@ parent = os.getpid()
 
     def test_locks_around_a_fork_of_the_program(self):
         zygote = self.zygote('threading', 'logging')
+        zygote.ask('load', ('module', 'concurrent.futures.thread'))  # the second changes nothing about it
         output, status = self.run_code(zygote, """if 1:
             import logging, os, signal, threading, warnings
             warnings.simplefilter('ignore')  # of a fork with threads, which is what is looked at
@@ -424,6 +425,14 @@ parent = os.getpid()
             self.assertIn(b'first not yet', plain)
             channel.close()
             self.assertEqual(os.waitpid(pid, 0)[1], 0)
+
+    def test_streams_on_a_file(self):
+        code = 'import sys; print(sys.stdout.seekable(), sys.stdout.tell(), sys.stdout.buffer.raw.seekable())'
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+        zygote = self.zygote(output=write)
+        os.close(write)
+        self.assertEqual(self.run_code(zygote, code), ('True 0 True\n', 0))
 
     def test_garbage_is_collected(self):
         code = ('import gc, os\nassert gc.isenabled()\nclass A:\n def __del__(self): os.write(1, b"gone")\n'
