@@ -24,6 +24,7 @@ absl::StatusOr<MemoryUse> ReadMemoryUse(pid_t pid) {
   if (!text.ok() || text->empty()) return absl::NotFoundError(Cat("process ", pid, " has no memory"));
   MemoryUse use;
   use.processes = 1;
+  uint64_t anonymous = 0;
   std::istringstream lines(*text);
   for (std::string line; std::getline(lines, line);) {
     char name[32];
@@ -33,6 +34,12 @@ absl::StatusOr<MemoryUse> ReadMemoryUse(pid_t pid) {
     if (field.starts_with("Private_") && field != "Private_Hugetlb") use.private_bytes += kib << 10;
     if (field.starts_with("Shared_") && field != "Shared_Hugetlb") use.shared_bytes += kib << 10;
     if (field == "Pss") use.proportional_bytes += kib << 10;
+    if (field == "Anonymous") anonymous += kib << 10;
+  }
+  // A page of a file that only this process has mapped stays in the page cache, or in a Zygote's heap, when it ends.
+  if (use.private_bytes > anonymous) {
+    use.shared_bytes += use.private_bytes - anonymous;
+    use.private_bytes = anonymous;
   }
   return use;
 }

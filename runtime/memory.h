@@ -11,8 +11,8 @@ namespace sock::runtime {
 
 // Bytes of resident memory (proc(5), /proc/PID/smaps_rollup). Each page is private or shared.
 struct MemoryUse {
-  uint64_t private_bytes = 0;       // that no other process has: what its end would free
-  uint64_t shared_bytes = 0;        // that others have too
+  uint64_t private_bytes = 0;       // that no other process has, and no file: what its end would free
+  uint64_t shared_bytes = 0;        // that others have too, or a file
   uint64_t proportional_bytes = 0;  // each page divided by the number of processes that have it
   uint64_t processes = 0;           // how many were looked at
   MemoryUse& operator+=(const MemoryUse& other);

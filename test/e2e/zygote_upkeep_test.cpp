@@ -220,7 +220,7 @@ TEST_F(ZygoteUpkeepTest, ZygotesAreReplacedWithAge) {
 }
 
 TEST_F(ZygoteUpkeepTest, TheDearestEndsForWantOfMemory) {
-  Configure("learn = false\nmemory_budget_mib = 100\nparked = 0\nparked_most = 0\n");
+  Configure("learn = false\nmemory_budget_mib = 105\nparked = 0\nparked_most = 0\n");
   const Started used = RunForked("heavy");
   EXPECT_TRUE(node_->RemovePod(RunForked("other").pod).ok());
   // Both do not fit. Of the one that has a container, the end would give nothing back.

@@ -1,9 +1,12 @@
-# The intermediate process of a fork into namespaces, which shares the Zygote's memory as vfork(2) has it: RELAY in
-# zygote.py, assembled. Called as long relay(long *given); comes back twice, as fork(2) does: with the relay's process
+# What a Zygote of Python needs that Python cannot be: RELAY in zygote.py, assembled.
+#
+# The intermediate process of a fork into namespaces, which shares the Zygote's memory as vfork(2) has it.
+# Called as long relay(long *given); comes back twice, as fork(2) does: with the relay's process
 # number (or -errno) in the Zygote, with 0 in the new process.
 # given: [0] top of the relay's stack, [8] (where the caller's stack is kept), [16] fork of the C library, [24] how many
-# system calls come first, [32] [40] of the one that failed: how many were left, and -errno; [48] the calls, each a
-# number and four arguments. The relay exits with 1 where it failed, [32] being 0 where that was the fork.
+# system calls come first, [32] [40] of the one that failed: how many were left, and its result; [48] the calls, each a
+# number, six arguments and the result that it must have. The relay exits with 1 where it failed, [32] being 0 where that
+# was the fork.
 .intel_syntax noprefix
 .text
   push rbx
@@ -44,10 +47,12 @@ next:
   mov rsi, [r13+16]
   mov rdx, [r13+24]
   mov r10, [r13+32]
+  mov r8, [r13+40]
+  mov r9, [r13+48]
   syscall
-  test rax, rax
-  js fail
-  add r13, 40
+  cmp rax, [r13+56]
+  jne fail
+  add r13, 64
   dec r12
   jmp next
 fork:
@@ -68,3 +73,21 @@ child:                      # in a copy of the memory: back to the stack of the 
   mov rsp, [rbx+8]
   xor eax, eax
   jmp done
+
+# Makes an arena of the interpreter's in the C library's heap: void *arena(void *context, size_t bytes), NULL where there
+# is no memory. context: [0] sbrk of the C library, [8] what makes the small ones (a thread's stack of frames).
+.org 176
+  cmp rsi, 0x10000
+  jb small
+  mov rax, [rdi]
+  mov rdi, rsi
+  sub rsp, 8
+  call rax
+  add rsp, 8
+  cmp rax, -1
+  jne made
+  xor eax, eax
+made:
+  ret
+small:
+  jmp [rdi+8]

@@ -49,7 +49,8 @@ NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
 NAMESPACES = {'user': NEWUSER, 'net': NEWNET, 'ipc': NEWIPC, 'uts': NEWUTS, 'pid': NEWPID}
 # System calls: x86-64, and the generic table (arm64, riscv64).
 CALLS = {'x86_64': {'capget': 125, 'capset': 126, 'keyctl': 250, 'seccomp': 317, 'brk': 12, 'setns': 308, 'unshare': 272,
-                    'setgroups': 116, 'setresgid': 119, 'setresuid': 117, 'rseq': 334, 'mprotect': 10, 'munmap': 11}}.get(
+                    'setgroups': 116, 'setresgid': 119, 'setresuid': 117, 'rseq': 334, 'mprotect': 10, 'munmap': 11,
+                    'mmap': 9, 'pwrite64': 18}}.get(
     os.uname().machine, {'capget': 90, 'capset': 91, 'keyctl': 219, 'seccomp': 277, 'brk': 214, 'setns': 268, 'unshare': 97,
                          'setgroups': 159, 'setresgid': 149, 'setresuid': 147})
 CLOSE_RANGE = 436
@@ -60,8 +61,10 @@ CAP_SYS_ADMIN = 21
 # zygote/python/relay_x86_64.s, assembled.
 RELAY = bytes.fromhex({'x86_64': (
     '535541544155415641574883ec084889fb48896308b838000000bf11410000488b3331d24531d24531c00f054885c0740f4883c408415f41'
-    '5e415d415c5d5bc34c8d6b304c8b63184d85e47424498b4500498b7d08498b7510498b55184d8b55200f054885c0781b4983c52849ffcceb'
-    'd7ff531085c0741a780931ffb8e70000000f054c89632048894328bf01000000ebea488b630831c0eb97')}.get(os.uname().machine, ''))
+    '5e415d415c5d5bc34c8d6b304c8b63184d85e4742d498b4500498b7d08498b7510498b55184d8b55204d8b45284d8b4d300f05493b453875'
+    '1b4983c54049ffccebceff531085c0741a780931ffb8e70000000f054c89632048894328bf01000000ebea488b630831c0eb8e0000000000'
+    '00000000000000004881fe000001007219488b074889f74883ec08ffd04883c4084883f8ff750231c0c3ff6708')}.get(
+        os.uname().machine, ''))
 # Set while modules are imported, so that these start no thread that a child would lack: NumExpr's pool, and what purges
 # the heap of Arrow's own copy of jemalloc. Pools that are made when first used (OpenMP, MKL, Rayon, Numba) need nothing,
 # and OpenBLAS ends its threads by itself before a fork.
@@ -325,6 +328,7 @@ class Zygote:
         while_importing = dict(os.environ)
         missing, loaded = [], []
         output = Output()
+        arenas = self.forking.arenas()
         for name in modules:
             try:
                 __import__(name)
@@ -357,6 +361,7 @@ class Zygote:
         fill_holes()
         gc.freeze()
         reason = leftovers(before, bool(modules)) or reason
+        self.forking.settle(arenas)
         answer = [('module', m) for m in loaded] + [('missing', m) for m in missing]
         answer.append(('forkable', 'no' if reason else 'yes'))
         if reason:
@@ -460,6 +465,12 @@ def entrance(enter, descriptors):
 class Twice:
     """By two forks: the first enters, the second is born there."""
 
+    def arenas(self):
+        return None
+
+    def settle(self, arenas):
+        """Nothing: see Relay."""
+
     def fork(self, calls):
         """Nothing in the new process; in the Zygote True, once the intermediate one has been reaped. Raises Failed there."""
         read, write = os.pipe()
@@ -496,7 +507,7 @@ class Relay:
     The intermediate process shares the Zygote's memory, as vfork(2) has it; it calls the C library's own fork(3), and the
     new process goes on where the Zygote waits. It has no Python of its own, but the few instructions of relay_x86_64.s.
     """
-    SIZE, CODE = 256 << 10, 4096  # code, then what it is given, then its stack
+    SIZE, CODE, ARENA = 256 << 10, 4096, 176  # code, then what it is given, then its stack; of its code the second part
 
     def __init__(self):
         self.at = mmap(None, self.SIZE, 3, 0x22, -1, 0)  # readable, writable; private, anonymous
@@ -517,14 +528,18 @@ class Relay:
         except OSError:
             pass  # a C library without
 
+    def give(self, function, calls):
+        """What the relay is to do: calls of a number, up to six arguments and the result that is expected."""
+        words = [self.at + self.SIZE, 0, _ctypes.dlsym(_program, function), len(calls), 0, 0]
+        for *call, result in calls:
+            words += (call + [0] * 6)[:7] + [result]
+        given = b''.join(w.to_bytes(8, sys.byteorder) for w in words)
+        memmove(self.at + self.CODE, given, len(given))
+
     def fork(self, calls):
         """As Twice.fork."""
         calls = self.before + calls
-        words = [self.at + self.SIZE, 0, _ctypes.dlsym(_program, 'fork'), len(calls), 0, 0]
-        for call in calls:
-            words += call[1:]
-        given = b''.join(w.to_bytes(8, sys.byteorder) for w in words)
-        memmove(self.at + self.CODE, given, len(given))
+        self.give('fork', [call[1:] + (0,) for call in calls])
         before_fork()
         pid = self.enter(self.at + self.CODE)
         if pid == 0:
@@ -541,6 +556,65 @@ class Relay:
                 raise Failed('enter', -result, '%s: %s' % (calls[-left][0], os.strerror(-result)))
             raise Failed('fork', errno, 'fork: ' + os.strerror(errno))
         return True
+
+    def arenas(self):
+        """Lets the interpreter's arenas come from the C library's heap; what they came from, or None if they still do.
+
+        munmap(2) ends them as before: the heap may have holes, and malloc(3) knows that others grow it.
+        """
+        try:
+            c('gnu_get_libc_version')  # musl's sbrk(3) gives nothing
+            sbrk, at = c('sbrk', Long, result=Word), _ctypes.dlsym(_program, 'sbrk')
+            get, put = c('PyObject_GetArenaAllocator', Pointer, result=None), arena_allocator()
+        except OSError:
+            return None
+        if sbrk(0) & 4095:
+            return None
+        before = bytes(24)  # a word for the functions, what makes an arena, what ends one
+        get(before)
+        self.context = at.to_bytes(8, sys.byteorder) + before[8:16]
+        words = address_of(self.context), self.at + self.ARENA
+        put(b''.join(w.to_bytes(8, sys.byteorder) for w in words) + before[16:])
+        return before
+
+    def settle(self, arenas):
+        """Puts the heap into a sealed file in memory, mapped privately: of a file, a fork copies no page tables.
+
+        Only the heap: what grows by mremap(2), as large pieces of malloc's, must be no part of a file. By steps, as memory
+        may be limited. The relay does it, as nothing of the heap may change between a step's copy and its mapping.
+        """
+        if arenas:
+            arena_allocator()(arenas)
+        pieces = []
+        try:
+            file = os.memfd_create('heap', 3)  # closed at exec, may be sealed
+        except OSError:
+            return
+        with open('/proc/self/maps', 'rb') as maps:
+            for line in maps:
+                where = line.split(None, 5)
+                if where[1] == b'rw-p' and where[-1] == b'[heap]\n':
+                    pieces.append([int(at, 16) for at in where[0].split(b'-')])
+        size, calls = sum(end - at for at, end in pieces), []
+        step = max(1 << 20, (size // 200 + 4095) & -4096)
+        offset = 0
+        for at, end in pieces:
+            while at < end:
+                n = min(step, end - at)
+                calls += [(CALLS['pwrite64'], file, at, n, offset, n), (CALLS['mmap'], at, n, 3, 0x12, file, offset, at)]
+                at += n
+                offset += n
+        if 0 < len(calls) < 1000:
+            self.give('getpid', calls)  # and no fork
+            pid = self.enter(self.at + self.CODE)
+            if pid > 0:
+                reaped(pid)  # a step that failed was the last: the heap is what it was, in one or the other
+        c('fcntl', Long, Long, Long)(file, 1033, 15)  # F_ADD_SEALS: nobody may write to it, or change its size
+        os.close(file)
+
+
+def arena_allocator():
+    return c('PyObject_SetArenaAllocator', Pointer, result=None)
 
 
 def forking():

@@ -396,6 +396,44 @@ parent = os.getpid()
         self.assertEqual(status, 0)
         self.assertLess(int(output), 20)
 
+    @unittest.skipUnless(os.uname().machine == 'x86_64' and hasattr(libc, 'gnu_get_libc_version'), 'left where it is')
+    def test_heap_in_a_file(self):
+        self.module('many', """if 1:
+            kept = [str(i) for i in range(300000)]
+            grown = bytearray(1 << 20)
+            """)
+        zygote = self.zygote('many')
+        pid, channel = zygote.park()
+        with open('/proc/%d/status' % pid) as status:
+            anonymous = [int(line.split()[1]) for line in status if line.startswith('RssAnon:')]
+        channel.close()
+        os.waitpid(pid, 0)
+        self.assertLess(anonymous[0], 12 << 10)
+        heap = ['/proc/%d/map_files/%s' % (zygote.pid, name) for name in os.listdir('/proc/%d/map_files' % zygote.pid)]
+        heap = [path for path in heap if os.readlink(path) == '/memfd:heap (deleted)']
+        self.assertTrue(heap)
+        for path in heap:
+            fd = os.open(path, os.O_RDWR)
+            with self.assertRaises(PermissionError):
+                os.pwrite(fd, b'0', 0)
+            os.close(fd)
+        changes = """if 1:
+            import ctypes, gc, many
+            print(many.kept == [str(i) for i in range(300000)], sum(many.grown), flush=True)
+            for _ in range(20):
+                many.grown.extend(bytes(1 << 20))
+            many.grown[0] = 1
+            many.kept = [int(s) for s in many.kept if int(s) % 3]
+            ctypes.CDLL(None).malloc_trim(0)
+            more = [bytes([i & 255]) * 5000 for i in range(20000)]
+            print(sum(many.grown), sum(many.kept), all(b[0] == b[-1] == i & 255 for i, b in enumerate(more)))
+            """
+        expected = 'True 0\n1 %d True\n' % sum(i for i in range(300000) if i % 3)
+        for _ in range(2):
+            self.assertEqual(self.run_code(zygote, changes), (expected, 0))
+        self.assertIn(('forkable', 'yes'), zygote.ask('load', ('module', 'decimal')))
+        self.assertEqual(self.run_code(zygote, changes), (expected, 0))
+
     def test_streams_on_pipes(self):
         code = """if 1:
             import os, sys
