@@ -36,7 +36,7 @@ absl::StatusOr<MemoryUse> ReadMemoryUse(pid_t pid) {
     if (field == "Pss") use.proportional_bytes += kib << 10;
     if (field == "Anonymous") anonymous += kib << 10;
   }
-  // A page of a file that only this process has mapped stays in the page cache, or in a Zygote's heap, when it ends.
+  // A page of a file that only this process has mapped stays when it ends, in the page cache or a Zygote's heap.
   if (use.private_bytes > anonymous) {
     use.shared_bytes += use.private_bytes - anonymous;
     use.private_bytes = anonymous;

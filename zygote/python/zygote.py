@@ -595,6 +595,8 @@ class Relay:
                 where = line.split(None, 5)
                 if where[1] == b'rw-p' and where[-1] == b'[heap]\n':
                     pieces.append([int(at, 16) for at in where[0].split(b'-')])
+        if pieces:
+            pieces[-1][1] -= 4096  # so that there is a [heap] still
         size, calls = sum(end - at for at, end in pieces), []
         step = max(1 << 20, (size // 200 + 4095) & -4096)
         offset = 0
