@@ -36,7 +36,8 @@ absl::StatusOr<MemoryUse> ReadMemoryUse(pid_t pid) {
     if (field == "Pss") use.proportional_bytes += kib << 10;
     if (field == "Anonymous") anonymous += kib << 10;
   }
-  // A page of a file that only this process has mapped stays when it ends, in the page cache or a Zygote's heap.
+  // A page of a file that only this process has mapped stays when it ends: in the page cache, in a Zygote's
+  // heap.
   if (use.private_bytes > anonymous) {
     use.shared_bytes += use.private_bytes - anonymous;
     use.private_bytes = anonymous;
