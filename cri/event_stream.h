@@ -3,100 +3,58 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <chrono>
+#include <condition_variable>
 #include <deque>
 #include <memory>
 #include <mutex>
 
+#include "absl/cleanup/cleanup.h"
 #include "cri/events.h"
 
 namespace sock::cri {
 
-// Queues what the client has not taken yet; one that lags too far behind is cut off with RESOURCE_EXHAUSTED,
-// as events must not be lost in silence. It owns itself until gRPC is done with it.
-class EventStream final : public grpc::ServerWriteReactor<::runtime::v1::ContainerEventResponse>,
-                          public std::enable_shared_from_this<EventStream> {
- public:
-  static constexpr size_t kMaxQueue = 4096;
+constexpr size_t kMaxEventQueue = 4096;
 
-  // `events` outlives the server.
-  static EventStream* Start(Events* events) {
-    auto stream = std::shared_ptr<EventStream>(new EventStream(events));
-    stream->self_ = stream;
-    stream->StartSendInitialMetadata();  // the client knows from here on that it misses nothing
-    stream->listener_ = events->Add([stream](const Event& event) { stream->Push(event); });
-    return stream.get();
-  }
-
- private:
+// Tells the client of `events` until it goes away or the server ends. What it has not taken yet is queued;
+// one that lags too far behind is cut off with RESOURCE_EXHAUSTED, as events must not be lost in silence.
+//
+// In a thread of the server, not as one of gRPC's callbacks: a server with one of these has threads in
+// gRPC 1.51 that poll for all calls and sleep 100 ms in each second, when every call waits for them.
+inline grpc::Status StreamEvents(Events* events, grpc::ServerContext* context,
+                                 grpc::ServerWriter<::runtime::v1::ContainerEventResponse>* writer) {
   using Event = ::runtime::v1::ContainerEventResponse;
-  explicit EventStream(Events* events) : events_(events) {}
-
-  void Push(const Event& event) {
-    {
-      std::lock_guard lock(mutex_);
-      if (ended_) return;
-      if (queue_.size() == kMaxQueue) {
-        end_ = grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED,
-                            "events: the client does not take them fast enough");
-        queue_.resize(1);  // the one that is being written
-      } else if (end_.ok()) {
-        queue_.push_back(event);
-      }
+  using namespace std::chrono_literals;
+  struct Queue {
+    std::mutex mutex;
+    std::condition_variable more;
+    std::deque<Event> events;
+    bool over = false;
+  };
+  auto queue = std::make_shared<Queue>();  // the listener may be called once more when this has returned
+  const int listener = events->Add([queue](const Event& event) {
+    std::lock_guard lock(queue->mutex);
+    queue->over = queue->over || queue->events.size() == kMaxEventQueue;
+    if (!queue->over) queue->events.push_back(event);
+    queue->more.notify_one();
+  });
+  absl::Cleanup remove = [&] { events->Remove(listener); };
+  writer->SendInitialMetadata();  // the client knows from here on that it misses nothing
+  std::unique_lock lock(queue->mutex);
+  while (!queue->over) {
+    if (queue->events.empty()) {
+      // Nothing wakes a thread whose client goes away: it looks.
+      if (context->IsCancelled()) return grpc::Status::CANCELLED;
+      queue->more.wait_for(lock, 250ms);
+      continue;
     }
-    Next(false);
+    const Event event = std::move(queue->events.front());
+    queue->events.pop_front();
+    lock.unlock();
+    if (!writer->Write(event)) return grpc::Status::CANCELLED;
+    lock.lock();
   }
-
-  // No call into gRPC is made with the lock held: its reaction may run inside it.
-  void Next(bool written) {
-    const Event* event = nullptr;
-    {
-      std::lock_guard lock(mutex_);
-      if (written) {
-        writing_ = false;
-        if (!queue_.empty()) queue_.pop_front();
-      }
-      if (writing_ || ended_) return;
-      if (!end_.ok()) {
-        ended_ = true;
-      } else if (!queue_.empty()) {
-        writing_ = true;
-        event = &queue_.front();
-      } else {
-        return;
-      }
-    }
-    if (event) {
-      StartWrite(event);
-    } else {
-      Finish(end_);
-    }
-  }
-
-  void End() {
-    {
-      std::lock_guard lock(mutex_);
-      if (end_.ok()) end_ = grpc::Status::CANCELLED;
-    }
-    Next(false);
-  }
-
-  void OnWriteDone(bool ok) override {
-    if (!ok) End();
-    Next(true);
-  }
-  void OnCancel() override { End(); }
-  void OnDone() override {
-    events_->Remove(listener_);
-    auto last = std::move(self_);
-  }
-
-  Events* const events_;
-  int listener_ = 0;
-  std::shared_ptr<EventStream> self_;
-  std::mutex mutex_;
-  std::deque<Event> queue_;  // its first is being written while writing_
-  bool writing_ = false, ended_ = false;
-  grpc::Status end_;
-};
+  return {grpc::StatusCode::RESOURCE_EXHAUSTED, "events: the client does not take them fast enough"};
+}
 
 }  // namespace sock::cri

@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <filesystem>
+#include <fstream>
+
 #include "api.grpc.pb.h"
 #include "cri/fakes.h"
 #include "cri/service.h"
@@ -116,6 +119,15 @@ TEST_F(EventsTest, TheServersEndEndsTheStream) {
   EXPECT_EQ(Next(""), "end");
   EXPECT_FALSE(stream->Finish().ok());
   EXPECT_FALSE(cri->events().HasListeners());
+}
+
+// Its threads for callbacks hold up all calls for 100 ms in each second (cri/event_stream.h).
+TEST_F(EventsTest, GrpcHasNoThreadsForCallbacks) {
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::string name;
+    std::ifstream(task.path() / "comm") >> name;
+    EXPECT_NE(name, "nexting_thread");
+  }
 }
 
 }  // namespace

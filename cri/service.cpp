@@ -95,8 +95,7 @@ grpc::Status Serve(const char* name, spdlog::level::level_enum level, const Requ
     return {grpc::StatusCode::UNIMPLEMENTED, #Name " is not supported"};                              \
   }
 
-class RuntimeService final
-    : public api::RuntimeService::WithCallbackMethod_GetContainerEvents<api::RuntimeService::Service> {
+class RuntimeService final : public api::RuntimeService::Service {
  public:
   explicit RuntimeService(Cri* cri) : cri_(cri) {}
   SOCK_RPC(Version, debug)
@@ -122,9 +121,9 @@ class RuntimeService final
   SOCK_RPC(ListContainerStats, debug)
   SOCK_RPC(PodSandboxStats, debug)
   SOCK_RPC(ListPodSandboxStats, debug)
-  grpc::ServerWriteReactor<api::ContainerEventResponse>* GetContainerEvents(
-      grpc::CallbackServerContext*, const api::GetEventsRequest*) override {
-    return EventStream::Start(&cri_->events());
+  grpc::Status GetContainerEvents(grpc::ServerContext* context, const api::GetEventsRequest*,
+                                  grpc::ServerWriter<api::ContainerEventResponse>* writer) override {
+    return StreamEvents(&cri_->events(), context, writer);
   }
   SOCK_STREAM_RPC(StreamPodSandboxes, ListPodSandbox, items, pod_sandboxes)
   SOCK_STREAM_RPC(StreamContainers, ListContainers, containers, containers)
