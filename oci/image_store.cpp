@@ -172,12 +172,27 @@ class Store final : public ImageStore {
   mutable std::map<std::string, Usage> usage_;  // of whole layers, by folder
 };
 
+// What cri/convert_mounts.cpp mounts in each container. The modes are those of mount points made in a
+// container.
+absl::Status MakeMountPoints(const std::string& root) {
+  for (const char* path : {"", "/dev", "/etc", "/proc", "/sys"}) {
+    RETURN_IF_ERROR(MakeDirs(root + path, 0755));
+    if (chmod((root + path).c_str(), 0755) < 0) return ErrnoStatus(errno, Cat("chmod `", root, path, "`"));
+  }
+  for (const char* path : {"/etc/hostname", "/etc/hosts", "/etc/resolv.conf"}) {
+    ASSIGN_OR_RETURN(Fd file, OpenPath(root + path, O_WRONLY | O_CREAT, 0644));
+    if (fchmod(file.get(), 0644) < 0) return ErrnoStatus(errno, Cat("chmod `", root, path, "`"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Store::Load() {
   RETURN_IF_ERROR(RemoveTree(options_.root + "/aside"));
   for (const char* folder : {"/blobs", "/layers", "/snapshots", "/aside", "/empty"})
     RETURN_IF_ERROR(MakeDirs(options_.root + folder, 0700));
   // Containers in user namespaces of their own must get to their layers, and nobody else need look here.
   if (chmod((options_.root + "/empty").c_str(), 0755) < 0) return ErrnoStatus(errno, "chmod the image store");
+  RETURN_IF_ERROR(MakeMountPoints(options_.root + "/mount-points"));
   pool_ = std::make_unique<LayerPool>(options_.root + "/aside", kReadyLayers);
   for (const char* folder : {"/layers", "/snapshots"}) {
     if (chmod((options_.root + folder).c_str(), 0711) < 0) return ErrnoStatus(errno, "chmod the image store");
@@ -632,6 +647,7 @@ absl::StatusOr<Rootfs> Store::GetSnapshot(const std::string& id) const {
   if (rootfs.lower_dirs.empty()) rootfs.lower_dirs.push_back(options_.root + "/empty");
   rootfs.upper_dir = SnapshotPath(id) + "/upper";
   rootfs.work_dir = SnapshotPath(id) + "/work";
+  rootfs.mount_points = options_.root + "/mount-points";
   return rootfs;
 }
 

@@ -42,6 +42,9 @@ struct Rootfs {
   std::vector<std::string>
       lower_dirs;                   // absolute host paths, topmost first, as overlayfs's lowerdir wants them
   std::string upper_dir, work_dir;  // empty: read-only
+  // A layer below those, of what every container has mounts on (/proc, /etc/hosts, …): without, they would be
+  // made in the upper directory, and taken away with it, for each container whose image lacks them.
+  std::string mount_points;
 };
 
 struct ImageStoreOptions {

@@ -125,9 +125,10 @@ absl::Status SendMessage(int socket, std::string_view data, std::span<const int>
 }
 
 absl::StatusOr<Message> RecvMessage(int socket) {
-  std::string buffer(1 + kInlineLimit, '\0');
+  thread_local char
+      buffer[1 + kInlineLimit];  // kept: to clear one for each message costs more than the message
   std::vector<char> control(CMSG_SPACE(sizeof(int) * (kMaxMessageFds + 1)));
-  iovec part{buffer.data(), buffer.size()};
+  iovec part{buffer, sizeof buffer};
   msghdr header{};
   header.msg_iov = &part;
   header.msg_iovlen = 1;
@@ -159,7 +160,7 @@ absl::StatusOr<Message> RecvMessage(int socket) {
     ASSIGN_OR_RETURN(message.data, TakeFromMemfd(message.fds.front().get()));
     message.fds.erase(message.fds.begin());
   } else if (buffer[0] == kInline) {
-    message.data.assign(buffer, 1, static_cast<size_t>(n) - 1);
+    message.data.assign(buffer + 1, static_cast<size_t>(n) - 1);
   } else {
     return absl::DataLossError("receive a message: not one of ours");
   }

@@ -152,6 +152,12 @@ absl::Status SetDirectory(int context, const char* key, const std::string& path)
   return errno == ENOENT ? WithCode(status, absl::StatusCode::kNotFound) : status;
 }
 
+std::vector<std::string> Layers(const oci::Rootfs& rootfs) {
+  std::vector<std::string> layers = rootfs.lower_dirs;
+  if (!rootfs.upper_dir.empty() && !rootfs.mount_points.empty()) layers.push_back(rootfs.mount_points);
+  return layers;
+}
+
 // The overlay for kernels before 6.7, which take all lower directories as one option. fsconfig(2) cuts that
 // at 255 bytes, mount(2) at a page; so it is mounted, in a mount namespace of one thread that nothing else
 // sees, with descriptors' numbers for names (below /proc/self/fd, the thread's working directory), and
@@ -170,7 +176,7 @@ absl::StatusOr<Fd> MountOverlayOnce(const oci::Rootfs& rootfs, int user_ns) {
       held.push_back(std::move(directory));
       return absl::OkStatus();
     };
-    for (const std::string& directory : rootfs.lower_dirs) {
+    for (const std::string& directory : Layers(rootfs)) {
       if (user_ns >= 0) {
         ASSIGN_OR_RETURN_AS(Fd layer, CloneIdMapped(directory, user_ns), "mount rootfs");
         if (move_mount(layer.get(), "", AT_FDCWD, directory.c_str(), MOVE_MOUNT_F_EMPTY_PATH) < 0)
@@ -258,7 +264,7 @@ absl::StatusOr<Fd> MountRootfs(const oci::Rootfs& rootfs, int user_ns) {
   if (!context.valid()) return ErrnoStatus(errno, "open file system `overlay`");
   fsconfig(context.get(), FSCONFIG_SET_STRING, "source", "overlay", 0);
   std::vector<Fd> layers;  // a detached mount is one while its descriptor is open
-  for (const std::string& directory : rootfs.lower_dirs) {
+  for (const std::string& directory : Layers(rootfs)) {
     absl::Status status;
     if (user_ns >= 0) {
       ASSIGN_OR_RETURN_AS(Fd layer, CloneIdMapped(directory, user_ns), "mount rootfs");

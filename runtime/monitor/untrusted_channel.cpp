@@ -55,8 +55,8 @@ absl::Status UntrustedChannel::Send(const Fields& fields, std::span<const int> f
 }
 
 absl::StatusOr<UntrustedChannel::Packet> UntrustedChannel::Receive() {
-  std::string text(kMaxFieldsBytes + 1, '\0');
-  iovec part{text.data(), text.size()};
+  thread_local char text[kMaxFieldsBytes + 1];
+  iovec part{text, sizeof text};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(253 * sizeof(int))];
   msghdr message{};
   message.msg_iov = &part;
@@ -82,8 +82,7 @@ absl::StatusOr<UntrustedChannel::Packet> UntrustedChannel::Receive() {
     }
   }
   if (n <= 0) return absl::UnavailableError("the other side is gone");
-  text.resize(static_cast<size_t>(n));
-  ASSIGN_OR_RETURN(packet.fields, Fields::Parse(text));
+  ASSIGN_OR_RETURN(packet.fields, Fields::Parse(std::string_view(text, static_cast<size_t>(n))));
   return packet;
 }
 

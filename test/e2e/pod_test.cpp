@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <filesystem>
 #include <functional>
 #include <thread>
 
@@ -11,6 +12,7 @@
 namespace sock::test {
 namespace {
 
+using testing::ContainsRegex;
 using testing::HasSubstr;
 using testing::Not;
 
@@ -203,6 +205,15 @@ TEST_F(PodTest, BadInputNamesTheFieldAndLeavesNothing) {
     EXPECT_EQ(status.error_code(), bad.code) << status.error_message();
     EXPECT_THAT(status.error_message(), HasSubstr(bad.text));
   }
+}
+
+// The image has none of /dev, /proc, /sys, /etc/hostname, /etc/hosts and /etc/resolv.conf.
+TEST_F(PodTest, AStartWritesNothingToTheContainersLayer) {
+  const std::string container =
+      Run("clean", {"sh", "-c", "ls -d /etc/h* /etc/resolv.conf /sys/kernel; echo up; exec sleep 1000"});
+  EXPECT_THAT(node_.WaitLog("clean", "F up"),
+              ContainsRegex("F /etc/hostname\n.*F /etc/hosts\n.*F /etc/resolv.conf\n.*F /sys/kernel\n"));
+  EXPECT_TRUE(std::filesystem::is_empty(node_.dir() + "/lib/images/snapshots/" + container + "/upper"));
 }
 
 TEST_F(PodTest, VolumesAreReadOnlyWhenAsked) {
