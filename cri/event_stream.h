@@ -35,7 +35,11 @@ inline grpc::Status StreamEvents(Events* events, grpc::ServerContext* context,
   const int listener = events->Add([queue](const Event& event) {
     std::lock_guard lock(queue->mutex);
     queue->over = queue->over || queue->events.size() == kMaxEventQueue;
-    if (!queue->over) queue->events.push_back(event);
+    if (queue->over) {
+      queue->events.clear();
+    } else {
+      queue->events.push_back(event);
+    }
     queue->more.notify_one();
   });
   absl::Cleanup remove = [&] { events->Remove(listener); };

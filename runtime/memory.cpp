@@ -1,7 +1,11 @@
 #include "runtime/memory.h"
 
+#include <sys/stat.h>
+
+#include <algorithm>
 #include <cinttypes>
 #include <cstdio>
+#include <fstream>
 #include <sstream>
 #include <string>
 
@@ -15,8 +19,29 @@ MemoryUse& MemoryUse::operator+=(const MemoryUse& other) {
   shared_bytes += other.shared_bytes;
   proportional_bytes += other.proportional_bytes;
   processes += other.processes;
+  zygote_heap_bytes = std::max(zygote_heap_bytes, other.zygote_heap_bytes);
   return *this;
 }
+
+namespace {
+
+// proc(5), /proc/PID/map_files; what can't be read counts as none.
+uint64_t ZygoteHeap(pid_t pid) {
+  std::ifstream maps(Cat("/proc/", pid, "/maps"));
+  for (std::string line; std::getline(maps, line);) {
+    if (!line.ends_with(" /memfd:heap (deleted)")) continue;
+    unsigned long begin, end;
+    char range[40];
+    struct stat st;
+    if (sscanf(line.c_str(), "%lx-%lx", &begin, &end) != 2) continue;
+    snprintf(range, sizeof range, "%lx-%lx", begin, end);
+    if (stat(Cat("/proc/", pid, "/map_files/", range).c_str(), &st) == 0)
+      return static_cast<uint64_t>(st.st_blocks) * 512;
+  }
+  return 0;
+}
+
+}  // namespace
 
 absl::StatusOr<MemoryUse> ReadMemoryUse(pid_t pid) {
   absl::StatusOr<std::string> text = ReadFile(Cat("/proc/", pid, "/smaps_rollup"));
@@ -42,6 +67,7 @@ absl::StatusOr<MemoryUse> ReadMemoryUse(pid_t pid) {
     use.shared_bytes += use.private_bytes - anonymous;
     use.private_bytes = anonymous;
   }
+  use.zygote_heap_bytes = ZygoteHeap(pid);
   return use;
 }
 

@@ -161,7 +161,7 @@ void Zygotes::LookAtImports() {
 uint64_t Zygotes::Retained() {
   uint64_t bytes = 0;
   std::map<std::string, bool> looked;  // by Zygote
-  std::map<std::string, uint64_t> shared;
+  std::map<std::string, uint64_t> shared, heap;
   for (const auto& [container, child] : children_) {
     if (by_id_.contains(child.zygote)) continue;
     auto gone = gone_.find(child.zygote);
@@ -170,10 +170,12 @@ uint64_t Zygotes::Retained() {
     // What it has and is not charged for, another cgroup was.
     shared[child.zygote] +=
         child.memory.proportional_bytes - std::min(child.memory.proportional_bytes, child.charged);
+    heap[child.zygote] = std::max(heap[child.zygote], child.memory.zygote_heap_bytes);
   }
   std::erase_if(gone_,
                 [&](const auto& one) { return !by_id_.contains(one.first) && !looked.contains(one.first); });
-  for (const auto& [zygote, whole] : looked) bytes += whole ? shared[zygote] : gone_[zygote].bytes;
+  for (const auto& [zygote, whole] : looked)
+    bytes += whole ? shared[zygote] + heap[zygote] : gone_[zygote].bytes;
   return bytes;
 }
 

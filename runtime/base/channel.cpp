@@ -9,6 +9,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <memory>
 
 #include "runtime/base/path.h"
 #include "runtime/base/status.h"
@@ -125,10 +126,10 @@ absl::Status SendMessage(int socket, std::string_view data, std::span<const int>
 }
 
 absl::StatusOr<Message> RecvMessage(int socket) {
-  thread_local char
-      buffer[1 + kInlineLimit];  // kept: to clear one for each message costs more than the message
+  // Neither cleared nor made for each message, which costs more than the message itself.
+  thread_local const auto buffer = std::make_unique_for_overwrite<char[]>(1 + kInlineLimit);
   std::vector<char> control(CMSG_SPACE(sizeof(int) * (kMaxMessageFds + 1)));
-  iovec part{buffer, sizeof buffer};
+  iovec part{buffer.get(), 1 + kInlineLimit};
   msghdr header{};
   header.msg_iov = &part;
   header.msg_iovlen = 1;
@@ -160,7 +161,7 @@ absl::StatusOr<Message> RecvMessage(int socket) {
     ASSIGN_OR_RETURN(message.data, TakeFromMemfd(message.fds.front().get()));
     message.fds.erase(message.fds.begin());
   } else if (buffer[0] == kInline) {
-    message.data.assign(buffer + 1, static_cast<size_t>(n) - 1);
+    message.data.assign(buffer.get() + 1, static_cast<size_t>(n) - 1);
   } else {
     return absl::DataLossError("receive a message: not one of ours");
   }

@@ -55,8 +55,8 @@ absl::Status UntrustedChannel::Send(const Fields& fields, std::span<const int> f
 }
 
 absl::StatusOr<UntrustedChannel::Packet> UntrustedChannel::Receive() {
-  thread_local char text[kMaxFieldsBytes + 1];
-  iovec part{text, sizeof text};
+  thread_local const auto text = std::make_unique_for_overwrite<char[]>(kMaxFieldsBytes + 1);
+  iovec part{text.get(), kMaxFieldsBytes + 1};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(253 * sizeof(int))];
   msghdr message{};
   message.msg_iov = &part;
@@ -82,7 +82,7 @@ absl::StatusOr<UntrustedChannel::Packet> UntrustedChannel::Receive() {
     }
   }
   if (n <= 0) return absl::UnavailableError("the other side is gone");
-  ASSIGN_OR_RETURN(packet.fields, Fields::Parse(std::string_view(text, static_cast<size_t>(n))));
+  ASSIGN_OR_RETURN(packet.fields, Fields::Parse(std::string_view(text.get(), static_cast<size_t>(n))));
   return packet;
 }
 

@@ -74,20 +74,18 @@ child:                      # in a copy of the memory: back to the stack of the 
   xor eax, eax
   jmp done
 
-# Makes an arena of the interpreter's in the C library's heap: void *arena(void *context, size_t bytes), NULL where there
-# is no memory. context: [0] sbrk of the C library, [8] what makes the small ones (a thread's stack of frames).
+# Makes an arena of the interpreter's from memory that was set aside: void *arena(void *context, size_t bytes).
+# context: [0] what is free of it, [8] its end, [16] what makes all others, as those that are small (a thread's stack of
+# frames comes and goes).
 .org 176
   cmp rsi, 0x10000
-  jb small
-  mov rax, [rdi]
-  mov rdi, rsi
-  sub rsp, 8
-  call rax
-  add rsp, 8
-  cmp rax, -1
-  jne made
-  xor eax, eax
-made:
+  jb other
+  mov rax, rsi
+  lock xadd [rdi], rax
+  add rax, rsi
+  cmp rax, [rdi+8]
+  ja other
+  sub rax, rsi
   ret
-small:
-  jmp [rdi+8]
+other:
+  jmp [rdi+16]

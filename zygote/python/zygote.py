@@ -63,7 +63,7 @@ RELAY = bytes.fromhex({'x86_64': (
     '535541544155415641574883ec084889fb48896308b838000000bf11410000488b3331d24531d24531c00f054885c0740f4883c408415f41'
     '5e415d415c5d5bc34c8d6b304c8b63184d85e4742d498b4500498b7d08498b7510498b55184d8b55204d8b45284d8b4d300f05493b453875'
     '1b4983c54049ffccebceff531085c0741a780931ffb8e70000000f054c89632048894328bf01000000ebea488b630831c0eb8e0000000000'
-    '00000000000000004881fe000001007219488b074889f74883ec08ffd04883c4084883f8ff750231c0c3ff6708')}.get(
+    '00000000000000004881fe0000010072154889f0f0480fc1074801f0483b470877044829f0c3ff6710')}.get(
         os.uname().machine, ''))
 # Set while modules are imported, so that these start no thread that a child would lack: NumExpr's pool, and what purges
 # the heap of Arrow's own copy of jemalloc. Pools that are made when first used (OpenMP, MKL, Rayon, Numba) need nothing,
@@ -328,13 +328,14 @@ class Zygote:
         while_importing = dict(os.environ)
         missing, loaded = [], []
         output = Output()
-        arenas = self.forking.arenas()
+        self.forking.set_aside()
         for name in modules:
             try:
                 __import__(name)
                 loaded.append(name)
             except BaseException as e:
                 missing.append('%s %s: %s' % (name, type(e).__name__, e))
+        self.forking.give_back()
         reason = output.end()
         for name in set(while_importing) | set(os.environ):
             now = os.environ.get(name)
@@ -361,7 +362,8 @@ class Zygote:
         fill_holes()
         gc.freeze()
         reason = leftovers(before, bool(modules)) or reason
-        self.forking.settle(arenas)
+        if not reason:  # a thread that is left may write to the heap
+            self.forking.settle()
         answer = [('module', m) for m in loaded] + [('missing', m) for m in missing]
         answer.append(('forkable', 'no' if reason else 'yes'))
         if reason:
@@ -465,11 +467,10 @@ def entrance(enter, descriptors):
 class Twice:
     """By two forks: the first enters, the second is born there."""
 
-    def arenas(self):
-        return None
+    def set_aside(self):
+        """Nothing, as give_back() and settle(): see Relay."""
 
-    def settle(self, arenas):
-        """Nothing: see Relay."""
+    give_back = settle = set_aside
 
     def fork(self, calls):
         """Nothing in the new process; in the Zygote True, once the intermediate one has been reaped. Raises Failed there."""
@@ -508,6 +509,7 @@ class Relay:
     new process goes on where the Zygote waits. It has no Python of its own, but the few instructions of relay_x86_64.s.
     """
     SIZE, CODE, ARENA = 256 << 10, 4096, 176  # code, then what it is given, then its stack; of its code the second part
+    ARENAS = 256 << 20  # addresses, of which imports take what they need
 
     def __init__(self):
         self.at = mmap(None, self.SIZE, 3, 0x22, -1, 0)  # readable, writable; private, anonymous
@@ -520,6 +522,7 @@ class Relay:
         self.errno = Function(_ctypes.dlsym(_program, '__errno_location'))
         self.errno.restype = Pointer
         self.before = []
+        self.allocator = None  # the interpreter's own, while it is another
         try:
             # rseq(2): a process that shares memory begins without; what it forks has what it has.
             if Int.from_address(_ctypes.dlsym(_program, '__rseq_size')).value:
@@ -557,62 +560,94 @@ class Relay:
             raise Failed('fork', errno, 'fork: ' + os.strerror(errno))
         return True
 
-    def arenas(self):
-        """Lets the interpreter's arenas come from the C library's heap; what they came from, or None if they still do.
+    def set_aside(self):
+        """Lets the interpreter's arenas come from a part of the C library's heap, so that they get into its file.
 
-        munmap(2) ends them as before: the heap may have holes, and malloc(3) knows that others grow it.
+        munmap(2) ends them as before. malloc(3) knows that sbrk(2) is called by others too, but by one thread.
         """
         try:
             c('gnu_get_libc_version')  # musl's sbrk(3) gives nothing
-            sbrk, at = c('sbrk', Long, result=Word), _ctypes.dlsym(_program, 'sbrk')
+            sbrk = c('sbrk', Long, result=Word)
             get, put = c('PyObject_GetArenaAllocator', Pointer, result=None), arena_allocator()
         except OSError:
-            return None
-        if sbrk(0) & 4095:
-            return None
-        before = bytes(24)  # a word for the functions, what makes an arena, what ends one
-        get(before)
-        self.context = at.to_bytes(8, sys.byteorder) + before[8:16]
-        words = address_of(self.context), self.at + self.ARENA
-        put(b''.join(w.to_bytes(8, sys.byteorder) for w in words) + before[16:])
-        return before
+            return
+        if sbrk(0) & 4095 or len(os.listdir('/proc/self/task')) > 1:
+            return
+        begin = sbrk(self.ARENAS)
+        if begin == (1 << 64) - 1:
+            return
+        self.allocator = bytes(24)  # a word for the functions, what makes an arena, what ends one
+        get(self.allocator)
+        self.aside = b''.join(w.to_bytes(8, sys.byteorder) for w in (begin, begin + self.ARENAS)) + self.allocator[8:16]
+        words = address_of(self.aside), self.at + self.ARENA
+        put(b''.join(w.to_bytes(8, sys.byteorder) for w in words) + self.allocator[16:])
 
-    def settle(self, arenas):
+    def give_back(self):
+        """Ends what set_aside() began; what no arena took is given back."""
+        if self.allocator is None:
+            return
+        arena_allocator()(self.allocator)
+        free, end = (int.from_bytes(self.aside[at:at + 8], sys.byteorder) for at in (0, 8))
+        if free < end:
+            syscall(CALLS['munmap'], free, end - free, None, 0, 0)
+        self.allocator = None
+
+    def settle(self):
         """Puts the heap into a sealed file in memory, mapped privately: of a file, a fork copies no page tables.
 
         Only the heap: what grows by mremap(2), as large pieces of malloc's, must be no part of a file. By steps, as memory
         may be limited. The relay does it, as nothing of the heap may change between a step's copy and its mapping.
         """
-        if arenas:
-            arena_allocator()(arenas)
-        pieces = []
         try:
             file = os.memfd_create('heap', 3)  # closed at exec, may be sealed
         except OSError:
             return
-        with open('/proc/self/maps', 'rb') as maps:
-            for line in maps:
-                where = line.split(None, 5)
-                if where[1] == b'rw-p' and where[-1] == b'[heap]\n':
-                    pieces.append([int(at, 16) for at in where[0].split(b'-')])
-        if pieces:
-            pieces[-1][1] -= 4096  # so that there is a [heap] still
-        size, calls = sum(end - at for at, end in pieces), []
-        step = max(1 << 20, (size // 200 + 4095) & -4096)
-        offset = 0
-        for at, end in pieces:
-            while at < end:
-                n = min(step, end - at)
-                calls += [(CALLS['pwrite64'], file, at, n, offset, n), (CALLS['mmap'], at, n, 3, 0x12, file, offset, at)]
-                at += n
-                offset += n
-        if 0 < len(calls) < 1000:
-            self.give('getpid', calls)  # and no fork
-            pid = self.enter(self.at + self.CODE)
-            if pid > 0:
-                reaped(pid)  # a step that failed was the last: the heap is what it was, in one or the other
-        c('fcntl', Long, Long, Long)(file, 1033, 15)  # F_ADD_SEALS: nobody may write to it, or change its size
-        os.close(file)
+        try:
+            pieces = []
+            with open('/proc/self/maps', 'rb') as maps:
+                for line in maps:
+                    where = line.split(None, 5)
+                    if where[1] == b'rw-p' and where[-1] == b'[heap]\n':
+                        pieces.append([int(at, 16) for at in where[0].split(b'-')])
+            if pieces:
+                pieces[-1][1] -= 4096  # so that there is a [heap] still
+            size, calls = sum(end - at for at, end in pieces), []
+            step = max(1 << 20, (size // 200 + 4095) & -4096)
+            offset = 0
+            for at, end in pieces:
+                while at < end:
+                    n = min(step, end - at)
+                    calls += [(CALLS['pwrite64'], file, at, n, offset, n),
+                              (CALLS['mmap'], at, n, 3, 0x12, file, offset, at)]
+                    at += n
+                    offset += n
+            if 0 < len(calls) < 1000:
+                self.give('getpid', calls)  # and no fork
+                pid = self.enter(self.at + self.CODE)
+                if pid > 0:
+                    reaped(pid)  # a step that failed was the last: the heap is what it was, in one or the other
+            punch(file, offset)
+            checked('heap', 'seal the heap', c('fcntl', Long, Long, Long)(file, 1033, 15))  # F_ADD_SEALS: nobody writes to it
+        finally:
+            os.close(file)
+
+
+def punch(file, size):
+    """Takes the pages of zeros out of a file: what the heap had not used, or given back, would have memory in it."""
+    try:
+        fallocate = c('fallocate', Long, Long, Long, Long)
+    except OSError:
+        return
+    zeros = bytes(4096)
+    for offset in range(0, size, 1 << 20):
+        data = os.pread(file, 1 << 20, offset)
+        begin = None
+        for at in range(0, len(data) + 4096, 4096):
+            if data[at:at + 4096] == zeros:
+                begin = at if begin is None else begin
+            elif begin is not None:
+                fallocate(file, 3, offset + begin, at - begin)  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+                begin = None
 
 
 def arena_allocator():

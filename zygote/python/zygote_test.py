@@ -399,7 +399,10 @@ parent = os.getpid()
     @unittest.skipUnless(os.uname().machine == 'x86_64' and hasattr(libc, 'gnu_get_libc_version'), 'left where it is')
     def test_heap_in_a_file(self):
         self.module('many', """if 1:
+            gone = [b'%600d' % i for i in range(60000)]
             kept = [str(i) for i in range(300000)]
+            last = b'%600d' % 0
+            del gone
             grown = bytearray(1 << 20)
             """)
         zygote = self.zygote('many')
@@ -412,6 +415,7 @@ parent = os.getpid()
         heap = ['/proc/%d/map_files/%s' % (zygote.pid, name) for name in os.listdir('/proc/%d/map_files' % zygote.pid)]
         heap = [path for path in heap if os.readlink(path) == '/memfd:heap (deleted)']
         self.assertTrue(heap)
+        self.assertLess(os.stat(heap[0]).st_blocks * 512, 32 << 20, 'what was given back takes memory')
         for path in heap:
             fd = os.open(path, os.O_RDWR)
             with self.assertRaises(PermissionError):
@@ -433,6 +437,19 @@ parent = os.getpid()
             self.assertEqual(self.run_code(zygote, changes), (expected, 0))
         self.assertIn(('forkable', 'yes'), zygote.ask('load', ('module', 'decimal')))
         self.assertEqual(self.run_code(zygote, changes), (expected, 0))
+
+    def test_heap_with_a_thread(self):
+        self.module('busy', """if 1:
+            import threading
+            threading.Thread(target=lambda: [bytes(500) for _ in iter(int, 1)], daemon=True).start()
+            kept = [str(i) for i in range(300000)]
+            """)
+        zygote = self.zygote(bare=True)
+        answer = dict(zygote.ask('load', ('module', 'busy')))
+        self.assertEqual(answer['forkable'], 'no')
+        self.assertIn('thread', answer['reason'])
+        with open('/proc/%d/maps' % zygote.pid) as maps:
+            self.assertNotIn('/memfd:heap', maps.read())
 
     def test_streams_on_pipes(self):
         code = """if 1:
