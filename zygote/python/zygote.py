@@ -610,7 +610,7 @@ class Relay:
                     if where[1] == b'rw-p' and where[-1] == b'[heap]\n':
                         pieces.append([int(at, 16) for at in where[0].split(b'-')])
             if pieces:
-                pieces[-1][1] -= 4096  # so that there is a [heap] still
+                pieces[0][0] += 4096  # so that there is a [heap] still: its end may be taken off
             size, calls = sum(end - at for at, end in pieces), []
             step = max(1 << 20, (size // 200 + 4095) & -4096)
             offset = 0
