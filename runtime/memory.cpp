@@ -44,29 +44,32 @@ uint64_t ZygoteHeap(pid_t pid) {
 }  // namespace
 
 absl::StatusOr<MemoryUse> ReadMemoryUse(pid_t pid) {
-  absl::StatusOr<std::string> text = ReadFile(Cat("/proc/", pid, "/smaps_rollup"));
+  absl::StatusOr<std::string> text = ReadFile(Cat("/proc/", pid, "/smaps"));
   // ESRCH comes from the read where it ended after the open.
   if (!text.ok() || text->empty()) return absl::NotFoundError(Cat("process ", pid, " has no memory"));
   MemoryUse use;
   use.processes = 1;
-  uint64_t anonymous = 0;
+  uint64_t private_bytes = 0, anonymous = 0;  // of the mapping that is read
+  // A file's page that only this process has mapped stays when it ends: in the page cache, in a Zygote's
+  // heap.
+  auto end_mapping = [&] {
+    use.shared_bytes += private_bytes - std::min(private_bytes, anonymous);
+    use.private_bytes += std::min(private_bytes, anonymous);
+    private_bytes = anonymous = 0;
+  };
   std::istringstream lines(*text);
   for (std::string line; std::getline(lines, line);) {
     char name[32];
     uint64_t kib;
-    if (sscanf(line.c_str(), "%31[^:]: %" SCNu64 " kB", name, &kib) != 2) continue;
+    if (sscanf(line.c_str(), "%31[A-Za-z_]: %" SCNu64 " kB", name, &kib) != 2) continue;
     const std::string_view field = name;
-    if (field.starts_with("Private_") && field != "Private_Hugetlb") use.private_bytes += kib << 10;
+    if (field == "Size") end_mapping();  // the first of each
+    if (field.starts_with("Private_") && field != "Private_Hugetlb") private_bytes += kib << 10;
     if (field.starts_with("Shared_") && field != "Shared_Hugetlb") use.shared_bytes += kib << 10;
     if (field == "Pss") use.proportional_bytes += kib << 10;
     if (field == "Anonymous") anonymous += kib << 10;
   }
-  // A page of a file that only this process has mapped stays when it ends: in the page cache, in a Zygote's
-  // heap.
-  if (use.private_bytes > anonymous) {
-    use.shared_bytes += use.private_bytes - anonymous;
-    use.private_bytes = anonymous;
-  }
+  end_mapping();
   use.zygote_heap_bytes = ZygoteHeap(pid);
   return use;
 }

@@ -9,10 +9,10 @@
 
 namespace sock::runtime {
 
-// Bytes of resident memory (proc(5), /proc/PID/smaps_rollup). Each page is private or shared.
+// Bytes of resident memory (proc(5), /proc/PID/smaps). Each page is private or shared.
 struct MemoryUse {
-  uint64_t private_bytes = 0;  // that no other process has, at most what is no file's: its end frees that
-  uint64_t shared_bytes = 0;   // that others have too
+  uint64_t private_bytes = 0;       // that no other process has, nor a file: what its end frees
+  uint64_t shared_bytes = 0;        // that others have too
   uint64_t proportional_bytes = 0;  // each page divided by the number of processes that have it
   uint64_t processes = 0;           // how many were looked at
   // Of the file in which a Zygote's heap lies (zygote/python/zygote.py): all of it, whoever uses how much; it
