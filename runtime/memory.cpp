@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cinttypes>
 #include <cstdio>
-#include <fstream>
 #include <sstream>
 #include <string>
 
@@ -25,20 +24,15 @@ MemoryUse& MemoryUse::operator+=(const MemoryUse& other) {
 
 namespace {
 
-// proc(5), /proc/PID/map_files; what can't be read counts as none.
-uint64_t ZygoteHeap(pid_t pid) {
-  std::ifstream maps(Cat("/proc/", pid, "/maps"));
-  for (std::string line; std::getline(maps, line);) {
-    if (!line.ends_with(" /memfd:heap (deleted)")) continue;
-    unsigned long begin, end;
-    char range[40];
-    struct stat st;
-    if (sscanf(line.c_str(), "%lx-%lx", &begin, &end) != 2) continue;
-    snprintf(range, sizeof range, "%lx-%lx", begin, end);
-    if (stat(Cat("/proc/", pid, "/map_files/", range).c_str(), &st) == 0)
-      return static_cast<uint64_t>(st.st_blocks) * 512;
-  }
-  return 0;
+// Of the file behind a mapping of /proc/PID/smaps, by proc(5)'s map_files; what can't be read counts as none.
+uint64_t FileBytes(pid_t pid, const std::string& mapping) {
+  unsigned long begin, end;
+  char range[40];
+  struct stat st;
+  if (sscanf(mapping.c_str(), "%lx-%lx", &begin, &end) != 2) return 0;
+  snprintf(range, sizeof range, "%lx-%lx", begin, end);
+  if (stat(Cat("/proc/", pid, "/map_files/", range).c_str(), &st) < 0) return 0;
+  return static_cast<uint64_t>(st.st_blocks) * 512;
 }
 
 }  // namespace
@@ -59,6 +53,8 @@ absl::StatusOr<MemoryUse> ReadMemoryUse(pid_t pid) {
   };
   std::istringstream lines(*text);
   for (std::string line; std::getline(lines, line);) {
+    if (use.zygote_heap_bytes == 0 && line.ends_with(" /memfd:heap (deleted)"))
+      use.zygote_heap_bytes = FileBytes(pid, line);
     char name[32];
     uint64_t kib;
     if (sscanf(line.c_str(), "%31[A-Za-z_]: %" SCNu64 " kB", name, &kib) != 2) continue;
@@ -70,7 +66,6 @@ absl::StatusOr<MemoryUse> ReadMemoryUse(pid_t pid) {
     if (field == "Anonymous") anonymous += kib << 10;
   }
   end_mapping();
-  use.zygote_heap_bytes = ZygoteHeap(pid);
   return use;
 }
 
