@@ -144,7 +144,7 @@ absl::Status Cri::MakeContainer(const SandboxRecord& pod, const api::ContainerCo
       wanted.unforkable = "it runs in the node's user namespace";
     else if (!spec.spec.process.apparmor_profile.empty())
       wanted.unforkable = "it has an AppArmor profile, which only an exec puts on";
-    wanted.pod = PodKind(pod.config);
+    wanted.kinds = PodKinds(pod.config);
     wanted.sandbox = pod.id;
     ASSIGN_OR_RETURN(choice, zygotes->Choose(wanted));
     spec.fork = choice.fork;

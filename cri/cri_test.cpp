@@ -308,6 +308,40 @@ TEST_F(CriTest, RefusesWhatWouldSpoilThePodsFiles) {
   EXPECT_TRUE(run([](auto& c) { c.set_hostname("Web-1.example_x"); }).ok());
 }
 
+TEST(PodKinds, AreOfARevisionAndOfAllItsLike) {
+  auto kinds = [](const std::map<std::string, std::string>& labels,
+                  const std::map<std::string, std::string>& annotations = {}) {
+    api::PodSandboxConfig config;
+    config.mutable_metadata()->set_namespace_("shop");
+    for (const auto& [key, value] : labels) (*config.mutable_labels())[key] = value;
+    for (const auto& [key, value] : annotations) (*config.mutable_annotations())[key] = value;
+    return PodKinds(config);
+  };
+  // Pods of one revision differ in what kubelet and controllers say of each.
+  const auto first = kinds({{"app", "web"}, {"pod-template-hash", "1"}, {"io.kubernetes.pod.uid", "a"}});
+  EXPECT_EQ(first, kinds({{"app", "web"}, {"pod-template-hash", "1"}, {"io.kubernetes.pod.uid", "b"}}));
+  ASSERT_EQ(first.size(), 2u);
+  const auto second = kinds({{"app", "web"}, {"pod-template-hash", "2"}});
+  EXPECT_NE(second[0], first[0]);
+  EXPECT_EQ(second[1], first[1]);
+  EXPECT_EQ(second[1],
+            kinds({{"app", "web"}}, {{"kubectl.kubernetes.io/restartedAt", "2026-11-26T12:00:00Z"}})[1]);
+  EXPECT_NE(kinds({{"app", "db"}, {"pod-template-hash", "1"}})[1], first[1]);
+  EXPECT_NE(kinds({{"app", "web"}, {"pod-template-hash", "1"}}, {{"imports.cri-sock.io", "numpy"}})[1],
+            first[1]);
+  // Knative calls the app after the revision.
+  auto revision = [&](const std::string& name) {
+    return kinds({{"app", name},
+                  {"serving.knative.dev/revision", name},
+                  {"serving.knative.dev/revisionUID", name + "-uid"},
+                  {"serving.knative.dev/service", "resize"}});
+  };
+  EXPECT_NE(revision("resize-00001")[0], revision("resize-00002")[0]);
+  EXPECT_EQ(revision("resize-00001")[1], revision("resize-00002")[1]);
+  // Nothing is of a revision alone: one kind.
+  EXPECT_EQ(kinds({{"app", "web"}}).size(), 1u);
+}
+
 TEST_F(CriTest, PullsForAKnownHandlerOnly) {
   api::PullImageRequest q;
   api::PullImageResponse r;

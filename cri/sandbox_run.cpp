@@ -78,19 +78,42 @@ std::string WhyNodeUsers(const sock::runtime::SandboxSpec& spec, const api::PodS
 
 }  // namespace
 
-// What is of one pod alone is left out.
-std::string PodKind(const api::PodSandboxConfig& config) {
-  std::map<std::string, std::string> kept;
+std::vector<std::string> PodKinds(const api::PodSandboxConfig& config) {
+  constexpr std::string_view kOfOnePod[] = {"statefulset.kubernetes.io/pod-name",
+                                            "apps.kubernetes.io/pod-index",
+                                            "batch.kubernetes.io/job-completion-index",
+                                            "batch.kubernetes.io/controller-uid",
+                                            "batch.kubernetes.io/job-name",
+                                            "controller-uid",
+                                            "job-name"};
+  constexpr std::string_view kOfOneRevision[] = {"pod-template-hash",
+                                                 "controller-revision-hash",
+                                                 "pod-template-generation",
+                                                 "kubectl.kubernetes.io/restartedAt",
+                                                 "serving.knative.dev/revisionUID",
+                                                 "serving.knative.dev/configurationGeneration"};
+  auto among = [](const auto& keys, const std::string& key) {
+    return std::find(std::begin(keys), std::end(keys), key) != std::end(keys);
+  };
+  std::string revision;  // Knative names several labels after it
+  if (auto found = config.labels().find("serving.knative.dev/revision"); found != config.labels().end())
+    revision = found->second;
+  std::map<std::string, std::string> one, any;
   for (const auto* pairs : {&config.labels(), &config.annotations()})
-    for (const auto& [key, value] : *pairs)
-      if (!key.starts_with("io.kubernetes.pod.") && !key.starts_with("kubernetes.io/config.") &&
-          key != "statefulset.kubernetes.io/pod-name" && key != "apps.kubernetes.io/pod-index" &&
-          key != "batch.kubernetes.io/job-completion-index" && key != "batch.kubernetes.io/controller-uid" &&
-          key != "controller-uid" && key != "batch.kubernetes.io/job-name" && key != "job-name")
-        kept[key] = value;
-  std::string kind = config.metadata().namespace_();
-  for (const auto& [key, value] : kept) kind += Cat("\n", key, "=", value);
-  return kind;
+    for (const auto& [key, value] : *pairs) {
+      if (key.starts_with("io.kubernetes.pod.") || key.starts_with("kubernetes.io/config.") ||
+          among(kOfOnePod, key))
+        continue;
+      one[key] = value;
+      if (!among(kOfOneRevision, key) && (revision.empty() || value != revision)) any[key] = value;
+    }
+  std::vector<std::string> kinds;
+  for (const auto* kept : {&one, &any}) {
+    std::string kind = config.metadata().namespace_();
+    for (const auto& [key, value] : *kept) kind += Cat("\n", key, "=", value);
+    if (kept == &one || any != one) kinds.push_back(std::move(kind));
+  }
+  return kinds;
 }
 
 absl::Status Cri::WriteSandboxFiles(const SandboxRecord& record) {
@@ -170,7 +193,7 @@ absl::Status Cri::RunPodSandbox(const api::RunPodSandboxRequest& request,
     record.node_users = WhyNodeUsers(spec, record.config);
     spec.own_users = record.node_users.empty() && spec.uid_mappings.empty();
     if (zygote::Zygotes* zygotes = zygotes_; zygotes != nullptr && record.node_users.empty())
-      spec.zygote_id = zygotes->Predict(PodKind(record.config), record.id);
+      spec.zygote_id = zygotes->Predict(PodKinds(record.config), record.id);
   }
   record.cgroup_parent = record.config.linux().cgroup_parent();
   if (record.cgroup_parent.empty()) record.cgroup_parent = "/cri-sock";

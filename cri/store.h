@@ -26,8 +26,10 @@ int64_t NowNs();
 // The handler of lean pods with Zygotes.
 inline constexpr char kSockHandler[] = "sock";
 
-// What pods of one kind have in common, as those of a Deployment: namespace, labels and annotations.
-std::string PodKind(const api::PodSandboxConfig& config);
+// The kinds that a pod is of, the narrowest first: what it has in common with the pods of its revision of a
+// Deployment (or of what else makes pods), and with those of all revisions: namespace, labels and
+// annotations, but for what is of one pod, or revision, alone.
+std::vector<std::string> PodKinds(const api::PodSandboxConfig& config);
 
 struct SandboxRecord {
   std::string id, handler;

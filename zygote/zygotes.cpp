@@ -317,13 +317,15 @@ void Zygotes::Fail(Entry& entry, const std::string& reason) {
 
 // With mutex_ held.
 void Zygotes::Learn(const Wanted& wanted, const Entry& entry) {
-  if (predictions_.size() >= kMaxRemembered) predictions_.clear();
-  Prediction& known = predictions_[wanted.pod];
-  if (known.sandbox == wanted.sandbox)
-    if (auto other = entries_.find(known.key);
-        other != entries_.end() && other->second->status.import_ms > entry.status.import_ms)
-      return;
-  known = {entry.status.key, wanted.sandbox};
+  for (const std::string& kind : wanted.kinds) {
+    if (predictions_.size() >= kMaxRemembered) predictions_.clear();
+    Prediction& known = predictions_[kind];
+    if (known.sandbox == wanted.sandbox)
+      if (auto other = entries_.find(known.key);
+          other != entries_.end() && other->second->status.import_ms > entry.status.import_ms)
+        continue;
+    known = {entry.status.key, wanted.sandbox};
+  }
 }
 
 void Zygotes::OnSandboxEnd(const std::string& sandbox) {
@@ -334,12 +336,14 @@ void Zygotes::OnSandboxEnd(const std::string& sandbox) {
     ++entry->second->status.predicted_misses;
 }
 
-std::string Zygotes::Predict(const std::string& pod, const std::string& sandbox) {
+std::string Zygotes::Predict(const std::vector<std::string>& kinds, const std::string& sandbox) {
   EntryPtr entry;
   std::string id;
   {
     std::lock_guard lock(mutex_);
-    auto known = predictions_.find(pod);
+    auto known = predictions_.end();
+    for (auto kind = kinds.begin(); kind != kinds.end() && known == predictions_.end(); ++kind)
+      known = predictions_.find(*kind);
     if (known == predictions_.end()) return "";
     auto found = entries_.find(known->second.key);
     if (found == entries_.end() || found->second->status.state != "ready") return "";

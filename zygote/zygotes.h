@@ -52,9 +52,9 @@ struct Wanted {
   std::vector<std::string> capabilities;                // that the profile was made for
   std::string trust_domain;                             // of whoever may share a Zygote
   uint32_t sandbox_owner = 0;                           // SandboxInfo::owner_uid
-  std::string unforkable;  // why its pod's containers never fork; empty: they may
-  std::string pod;         // what such pods have in common: Predict
-  std::string sandbox;     // the id of its own pod
+  std::string unforkable;          // why its pod's containers never fork; empty: they may
+  std::vector<std::string> kinds;  // of its pod, the narrowest first: Predict
+  std::string sandbox;             // the id of its own pod
 };
 
 struct Choice {
@@ -129,9 +129,9 @@ class Zygotes {
   void Watch(const Choice& choice, const std::string& container, pid_t pid);
   // A living container that was forked while another daemon ran.
   void Adopt(const std::string& key, const std::string& container);
-  // The Zygote whose like served the last such pod, for the sandbox that is being made; empty: none. Of a pod
-  // whose containers want several, the one that saved most.
-  std::string Predict(const std::string& pod, const std::string& sandbox);
+  // The Zygote whose like served the last pod of the first of these kinds that is known, for the sandbox that
+  // is being made; empty: none. Of a pod whose containers want several, the one that saved most.
+  std::string Predict(const std::vector<std::string>& kinds, const std::string& sandbox);
   // Of a sandbox that Predict was asked for: whether it was foretold rightly is known.
   void OnSandboxEnd(const std::string& sandbox);
   // A process of that id has ended. True if it was a Zygote.

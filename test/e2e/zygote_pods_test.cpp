@@ -129,6 +129,19 @@ class ZygotePodsTest : public testing::Test {
 Node* ZygotePodsTest::node_ = nullptr;
 std::string ZygotePodsTest::image_;
 
+TEST_F(ZygotePodsTest, ANewRevisionIsForetoldByTheOldOne) {
+  auto revision = [](const char* hash) {
+    return [hash](api::PodSandboxConfig& config) { (*config.mutable_labels())["pod-template-hash"] = hash; };
+  };
+  const Pod old = RunPredicted(revision("old"));
+  EXPECT_TRUE(node_->RemovePod(old.id).ok());
+  Pod pod = Run(revision("new"));
+  const std::string container = pod.Create("main", kWaits);
+  EXPECT_TRUE(Forked(container)) << Reason(container);
+  Start(container);
+  EXPECT_TRUE(node_->RemovePod(pod.id).ok());
+}
+
 TEST_F(ZygotePodsTest, AnInitContainerRunsBeforeAForkedOne) {
   Pod pod = RunPredicted();
   const std::string init = pod.Create("init", {"sh", "-c", "echo runs; exit 0"});
