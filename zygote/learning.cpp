@@ -106,7 +106,10 @@ std::string ModuleOfFile(std::string_view path) {
 }
 
 absl::StatusOr<OpenWatch> OpenWatch::Open(pid_t pid) {
-  Fd fd(fanotify_init(FAN_CLASS_NOTIF | FAN_CLOEXEC | FAN_NONBLOCK, O_RDONLY | O_CLOEXEC | O_LARGEFILE));
+  // The kernel opens what is told once more: O_NONBLOCK, so that it waits for no lease of the program's, nor
+  // for the other end of a pipe.
+  Fd fd(fanotify_init(FAN_CLASS_NOTIF | FAN_CLOEXEC | FAN_NONBLOCK,
+                      O_RDONLY | O_CLOEXEC | O_LARGEFILE | O_NONBLOCK));
   if (!fd.valid()) return ErrnoStatus(errno, "fanotify_init");
   const std::string root = Cat("/proc/", pid, "/root/");
   if (fanotify_mark(fd.get(), FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_OPEN, AT_FDCWD, root.c_str()) < 0)
