@@ -776,7 +776,14 @@ def state():
     everything = set()
     for folder in scratch():
         everything |= files(folder)
-    return links(), everything
+    return links(), everything, shared_mappings()
+
+
+def shared_mappings():
+    """What is mapped to be written to by all that share it: every program of a Zygote's would."""
+    with open('/proc/self/maps', 'rb') as maps:
+        mappings = [line.split(None, 5) for line in maps]
+    return {where[-1].strip() for where in mappings if where[1][1:2] == b'w' and where[1][3:] == b's'}
 
 
 def leftovers(before, imported):
@@ -800,6 +807,8 @@ def leftovers(before, imported):
                 return 'a child process is left'
     except OSError:
         pass
+    for mapping in shared_mappings() - before[2]:
+        return 'shared memory is left: %s' % mapping.decode('utf-8', 'replace')
     now = set()
     for folder in scratch() if imported else ():
         now |= files(folder)

@@ -277,6 +277,10 @@ libc.pthread_create(ctypes.byref(thread), None, forever, None)
     def test_pipe(self):
         self.unforkable('import os\np = os.pipe()', 'left open: pipe')
 
+    def test_shared_memory(self):
+        self.unforkable('import multiprocessing\nlock = multiprocessing.Lock()', 'shared memory is left: /dev/shm/')
+        self.unforkable('import mmap\nshared = mmap.mmap(-1, 4096)', 'shared memory is left: /dev/zero')
+
     def test_child(self):
         self.addCleanup(os.wait)  # once the Zygote is gone, its child is ours
         self.unforkable('import subprocess\np = subprocess.Popen(["sleep", "0.2"])', 'child process')
