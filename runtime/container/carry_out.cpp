@@ -178,6 +178,13 @@ class Child {
     step_ = "cgroup";
     for (int index : plan_.cgroup_procs())
       if (write(At(index), "0", 1) < 0) return ErrnoStatus(errno, "enter cgroup");
+    if (plan_.take_in() != 0) {
+      const Fd procs(openat(At(plan_.cgroup_unified()), "cgroup.procs", O_WRONLY | O_CLOEXEC));
+      const std::string number = Cat(plan_.take_in());
+      if (write(procs.get(), number.data(), number.size()) < 0 &&
+          errno != ESRCH)  // its end is told by others
+        return ErrnoStatus(errno, "move the forked process into the cgroup");
+    }
     step_ = "limits";  // while the host's /proc is still there
     if (plan_.has_oom_score_adj()) {
       absl::Status done = WriteExisting("/proc/self/oom_score_adj", Cat(plan_.oom_score_adj()));

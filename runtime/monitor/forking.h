@@ -20,25 +20,35 @@
 
 namespace sock::runtime::monitor {
 
-// One end of a packet socket whose other end is not trusted. What comes over it is bounded, and descriptors
-// that come are dropped.
+// One end of a packet socket whose other end is not trusted. What comes over it is bounded; descriptors are
+// refused, and never closed here: the last close(2) of a socket waits for as long as its owner set
+// (socket(7), SO_LINGER).
 class UntrustedChannel {
  public:
   // socketpair(2); the other end is returned, and is for the child.
   static absl::StatusOr<std::pair<UntrustedChannel, Fd>> Make();
   UntrustedChannel() = default;
+  UntrustedChannel(UntrustedChannel&&) = default;
+  UntrustedChannel& operator=(UntrustedChannel&& other) {
+    Close();
+    fd_ = std::move(other.fd_);
+    return *this;
+  }
+  ~UntrustedChannel() { Close(); }
   // RESOURCE_EXHAUSTED where it does not fit or the other side does not read.
   absl::Status Send(const Fields& fields, std::span<const int> fds = {});
   struct Packet {
     Fields fields{""};
     pid_t sender = 0;  // as the kernel tells (unix(7), SCM_CREDENTIALS)
   };
-  // EAGAIN: nothing is there. UNAVAILABLE: end of file. INVALID_ARGUMENT: no message of the protocol.
+  // EAGAIN: nothing is there. UNAVAILABLE: end of file. INVALID_ARGUMENT: no message of the protocol, or it
+  // brings descriptors.
   absl::StatusOr<Packet> Receive();
   int fd() const { return fd_.get(); }
   bool valid() const { return fd_.valid(); }
-  void Close() { fd_.Reset(); }
-  Fd Release() { return std::move(fd_); }
+  void Close();
+  // The socket, over which nothing comes any more. INVALID_ARGUMENT where something had come.
+  absl::StatusOr<Fd> Release();
 
  private:
   explicit UntrustedChannel(Fd fd) : fd_(std::move(fd)) {}

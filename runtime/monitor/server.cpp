@@ -55,12 +55,6 @@ int64_t NowNs() {
   return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
-// The effective user alone, with all capabilities that are permitted (capabilities(7)).
-absl::Status BecomeEffective(uid_t uid) {
-  if (syscall(SYS_setresuid, -1, uid, -1) < 0) return ErrnoStatus(errno, "change the effective user");
-  return RaiseCapabilities();
-}
-
 constexpr char kLogWriter[] = "/log-writer";  // no id of a container
 
 Kept DescribeLogWriter() {
@@ -73,6 +67,11 @@ Kept DescribeLogWriter() {
 void SendPidfdSignal(int pidfd, int signal) { syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0); }
 
 }  // namespace
+
+absl::Status BecomeEffective(uid_t uid) {
+  if (syscall(SYS_setresuid, -1, uid, -1) < 0) return ErrnoStatus(errno, "change the effective user");
+  return RaiseCapabilities();
+}
 
 absl::Status FromReport(const Report& report) {
   int err = report.errno_value();
@@ -199,10 +198,10 @@ void Server::Adopt(Holdings holdings) {
       process->ended = true;
       process->exit = kept.exit();
     }
-    if (process->barrier.valid() && !process->ended)
-      Watch(process->barrier.get(), [this, id = id] { OnBarrier(id); });
-    else
+    if (process->ended)
       process->barrier.Reset();
+    else if (process->barrier.valid() && !process->forked)
+      Watch(process->barrier.get(), [this, id = id] { OnBarrier(id); });
     Process& adopted = *(processes_[id] = std::move(process));
     if (adopted.is_exec)
       RemoveProcess(id);  // whom it answered to heard that the monitor is gone
@@ -661,7 +660,8 @@ absl::Status Server::StartProcess(const std::string& id, uint64_t serial) {
   if (process.ended || (process.started && !process.adopted) || !process.at_barrier ||
       !process.barrier.valid())
     return absl::FailedPreconditionError(Cat("process `", id, "` is not waiting to be started"));
-  process.started = true;  // whether it is or not: who comes after us sends the word again
+  // Whether it is or not: who comes after us sends the word again.
+  const bool again = std::exchange(process.started, true);
   if (!process.is_exec) {
     Kept change;
     change.set_id(id);
@@ -676,7 +676,17 @@ absl::Status Server::StartProcess(const std::string& id, uint64_t serial) {
   } else {
     sent = SendMessage(process.barrier.get(), "go");
   }
-  if (int err = ErrnoOf(sent); err == EPIPE || err == ECONNRESET || err == ENOTCONN)
+  int err = ErrnoOf(sent);
+  if (process.forked && (sent.ok() || (again && err == EPIPE))) {
+    // Its program runs with the word (which it had before where it is gone): no answer of its own is waited
+    // for.
+    process.barrier.Reset();
+    Reply reply;
+    reply.set_pid(process.pid);
+    Answer(serial, absl::OkStatus(), std::move(reply));
+    return absl::OkStatus();
+  }
+  if (err == EPIPE || err == ECONNRESET || err == ENOTCONN)
     return absl::FailedPreconditionError(Cat("process `", id, "` was ended before it was started"));
   RETURN_IF_ERROR_AS(sent, "start");
   process.serial = serial;
@@ -688,14 +698,7 @@ void Server::OnBarrier(const std::string& id) {
   if (it == processes_.end()) return;
   Process& process = *it->second;
   absl::StatusOr<Message> message = absl::UnavailableError("end of file");
-  if (!process.forked) {
-    message = RecvMessage(process.barrier.get());
-  } else {
-    char byte;  // not trusted, and has nothing to say any more
-    ssize_t n = recv(process.barrier.get(), &byte, 1, 0);
-    if (n < 0 && errno == EAGAIN) message = ErrnoStatus(errno, "");
-    if (n > 0) SendPidfdSignal(process.pidfd.get(), SIGKILL);
-  }
+  if (!process.forked) message = RecvMessage(process.barrier.get());
   if (ErrnoOf(message.status()) == EAGAIN) return;
   uint64_t serial = std::exchange(process.serial, 0);
   Report report;

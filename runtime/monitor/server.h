@@ -150,6 +150,8 @@ class Server {
   std::unordered_map<pid_t, std::string> by_pid_;
 };
 
+// The effective user alone, with all capabilities that are permitted (capabilities(7)).
+absl::Status BecomeEffective(uid_t uid);
 // A child's report of a step that failed.
 absl::Status FromReport(const Report& report);
 

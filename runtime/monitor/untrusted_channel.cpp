@@ -15,6 +15,15 @@ namespace {
 
 constexpr size_t kMaxDescriptors = 32;
 
+// Lets nothing more come. Whether something had: each message has credentials, for which there is no room.
+bool EndReceiving(int fd) {
+  shutdown(fd, SHUT_RD);
+  msghdr message{};
+  while (recvmsg(fd, &message, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == ECONNRESET) {
+  }
+  return (message.msg_flags & MSG_CTRUNC) != 0;
+}
+
 }  // namespace
 
 absl::StatusOr<std::pair<UntrustedChannel, Fd>> UntrustedChannel::Make() {
@@ -57,33 +66,52 @@ absl::Status UntrustedChannel::Send(const Fields& fields, std::span<const int> f
 absl::StatusOr<UntrustedChannel::Packet> UntrustedChannel::Receive() {
   thread_local const auto text = std::make_unique_for_overwrite<char[]>(kMaxFieldsBytes + 1);
   iovec part{text.get(), kMaxFieldsBytes + 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(253 * sizeof(int))];
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred))];  // and no room for a descriptor
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  const ssize_t n = recvmsg(fd_.get(), &message, MSG_CMSG_CLOEXEC);
-  if (n < 0 && errno != ECONNRESET) return ErrnoStatus(errno, "receive from a Zygote");
+  ssize_t n = 0;
+  for (const int flags : {int{MSG_PEEK}, 0}) {
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    n = recvmsg(fd_.get(), &message, flags);
+    if (n < 0 && errno != ECONNRESET) return ErrnoStatus(errno, "receive from a Zygote");
+    if (n < 0) break;
+    if (message.msg_flags & MSG_CTRUNC)
+      return absl::InvalidArgumentError("a message of a Zygote's brings descriptors");
+  }
   Packet packet;
-  for (cmsghdr* header = n < 0 ? nullptr : CMSG_FIRSTHDR(&message); header != nullptr;
-       header = CMSG_NXTHDR(&message, header)) {
-    if (header->cmsg_level != SOL_SOCKET) continue;
-    if (header->cmsg_type == SCM_CREDENTIALS) {
-      ucred sender;
-      memcpy(&sender, CMSG_DATA(header), sizeof sender);
-      packet.sender = sender.pid;
-    } else if (header->cmsg_type == SCM_RIGHTS) {
-      for (size_t at = 0; at + CMSG_LEN(sizeof(int)) <= header->cmsg_len; at += sizeof(int)) {
-        int fd;
-        memcpy(&fd, CMSG_DATA(header) + at, sizeof fd);
-        close(fd);
-      }
-    }
+  if (const cmsghdr* header = n < 0 ? nullptr : CMSG_FIRSTHDR(&message);
+      header != nullptr && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_CREDENTIALS) {
+    ucred sender;
+    memcpy(&sender, CMSG_DATA(header), sizeof sender);
+    packet.sender = sender.pid;
   }
   if (n <= 0) return absl::UnavailableError("the other side is gone");
   ASSIGN_OR_RETURN(packet.fields, Fields::Parse(std::string_view(text.get(), static_cast<size_t>(n))));
   return packet;
+}
+
+absl::StatusOr<Fd> UntrustedChannel::Release() {
+  if (EndReceiving(fd_.get())) return absl::InvalidArgumentError("a Zygote said more than it should");
+  return std::move(fd_);
+}
+
+void UntrustedChannel::Close() {
+  if (!fd_.valid()) return;
+  // Descriptors that had come are closed with the socket: by a process that ends, which waits for none.
+  if (EndReceiving(fd_.get())) {
+    absl::StatusOr<Pipe> closed = MakePipe();
+    const pid_t child = closed.ok() ? fork() : -1;
+    if (child == 0) {
+      closed->write.Reset();
+      char byte;
+      (void)!read(closed->read.get(), &byte, 1);
+      _exit(0);
+    }
+    if (child < 0) fd_.Release();  // rather kept than waited for
+  }
+  fd_.Reset();
 }
 
 }  // namespace sock::runtime::monitor

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/numbers.h"
 #include "runtime/base/path.h"
 #include "runtime/base/pidref.h"
 #include "runtime/base/status.h"
@@ -26,6 +27,18 @@ namespace {
 constexpr pid_t kBuilderNumber = 32000;
 
 absl::Status Aborted(const absl::Status& status) { return absl::AbortedError(std::string(status.message())); }
+
+// In its own PID namespace, as /proc/PID/status tells.
+absl::StatusOr<int32_t> NumberInside(pid_t pid) {
+  ASSIGN_OR_RETURN(const std::string status, ReadFile(Cat("/proc/", pid, "/status"), 1 << 16));
+  const size_t at = status.find("\nNSpid:");
+  int32_t number = 0;
+  if (at != status.npos) {
+    const std::string line = status.substr(at + 1, status.find('\n', at + 1) - at - 1);
+    if (absl::SimpleAtoi(line.substr(line.rfind('\t') + 1), &number)) return number;
+  }
+  return absl::InternalError(Cat("the number of process ", pid, " is not told"));
+}
 
 // What has no meaning to a process that it does not come from an exec: the trusted side does it.
 absl::Status SetLimits(pid_t pid, const Plan& plan) {
@@ -320,6 +333,10 @@ absl::Status Server::StartBuilder(Process& process) {
   plan.set_build_only(true);
   plan.set_clone_flags(CLONE_NEWNS);
   plan.clear_join_pid_ns_fd();
+  if (plan.has_cgroup_unified()) {
+    ASSIGN_OR_RETURN(const int32_t number, NumberInside(process.pid));
+    plan.set_take_in(number);
+  }
   // A procfs shows the PID namespace of who mounts it.
   ASSIGN_OR_RETURN(Fd pid_ns, OpenPath(Cat("/proc/", process.pid, "/ns/pid"), O_RDONLY));
   ASSIGN_OR_RETURN(ChannelPair barrier, MakeChannel());
@@ -382,16 +399,25 @@ absl::Status Server::Become(Forking& forking) {
   ASSIGN_OR_RETURN(Fields said, Fields::Parse(forking.wanted->become()));
   std::vector<int> fds;
   for (const Fd& fd : forking.child_stdio) fds.push_back(fd.get());
-  for (int index : forking.plan.cgroup_procs()) fds.push_back(forking.fds[static_cast<size_t>(index)].get());
-  Fd unified;
-  if (forking.plan.has_cgroup_unified()) {
-    const int dir = forking.fds[static_cast<size_t>(forking.plan.cgroup_unified())].get();
-    unified = Fd(openat(dir, "cgroup.procs", O_WRONLY | O_CLOEXEC));
-    if (!unified.valid()) return ErrnoStatus(errno, "open cgroup.procs");
-    fds.push_back(unified.get());
+  // Whom a descriptor of a cgroup's moves depends on who opened it (cgroup v1): of root's, any process of the
+  // host's. As the pod's root it moves that pod's. On v2, where that is no help, the builder moves the
+  // process.
+  std::vector<Fd> cgroups;
+  if (forking.plan.cgroup_procs_size() > 0) {
+    RETURN_IF_ERROR(BecomeEffective(forking.plan.host_root_uid()));
+    absl::Status opened;
+    for (int index : forking.plan.cgroup_procs()) {
+      const int fd = forking.fds[static_cast<size_t>(index)].get();
+      absl::StatusOr<Fd> cgroup = OpenPath(Cat("/proc/self/fd/", fd), O_WRONLY);
+      opened.Update(cgroup.status());
+      if (cgroup.ok()) fds.push_back(cgroups.emplace_back(*std::move(cgroup)).get());
+    }
+    RETURN_IF_ERROR(BecomeEffective(0));
+    RETURN_IF_ERROR(opened);
   }
   Fields become("become");
   become.Add("mount_ns", "1");
+  become.Add("cgroup_ns", "1");
   become.Add("cgroups", Cat(fds.size() - 3));
   for (const auto& [name, value] : said.list())
     if (name != "op") become.Add(name, value);
@@ -434,15 +460,13 @@ absl::Status Server::FinishFork(Process& process) {
   expected.parent = getpid();
   expected.first_in_pid_ns = forking.pid_ns == FileIdentity{};
   RETURN_IF_ERROR(VerifyForked(process.pid, expected));
+  Forget(forking.channel.fd());
+  ASSIGN_OR_RETURN(process.barrier, forking.channel.Release());
   if (forking.stopping && ptrace(PTRACE_DETACH, process.pid, nullptr, nullptr) < 0)
     return ErrnoStatus(errno, "let the forked process go on");
-  // From here it is a process at its barrier like any other.
-  Forget(forking.channel.fd());
-  process.barrier = forking.channel.Release();
+  // From here it is a process at its barrier like any other, but that it has nothing to say any more.
   process.forking.reset();
   process.forked = process.at_barrier = true;
-  const std::string id = process.id;
-  Watch(process.barrier.get(), [this, id] { OnBarrier(id); });
   Keep(process);
   AddToLogger(process);
   Reply reply;

@@ -2,7 +2,10 @@
 // that asked for it starts plainly and says why, or fails by itself, and nobody else notices.
 #include <gmock/gmock.h>
 #include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <fstream>
 
 #include "runtime/base/path.h"
@@ -168,6 +171,25 @@ constexpr Package kPackages[] = {
      "def park(inner, self, channel, others):\n"
      "    os.write(channel, b'op\\0' + b'x' * 160000); return inner(self, channel, others)\n",
      "ended"},
+    {"sends_descriptor",  // of a socket that close(2) waits for
+     "import socket, struct, time\n"
+     "@around(Plan, 'prepare')\n"
+     "def prepare(inner, self, channel): Plan.channel = channel; inner(self, channel)\n"
+     "@around(Plan, 'paths')\n"
+     "def paths(inner, self):\n"
+     "    inner(self)\n"
+     "    listener = socket.create_server(('127.0.0.1', 0))\n"
+     "    kept = socket.create_connection(listener.getsockname())\n"
+     "    kept.setblocking(False)\n"
+     "    try:\n"
+     "        while True: kept.send(b'x' * 65536)\n"
+     "    except BlockingIOError: pass\n"
+     "    kept.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 100))\n"
+     "    channel = socket.socket(fileno=self.channel)\n"
+     "    for _ in range(2): socket.send_fds(channel, [b'x'], [kept.fileno()])\n"
+     "    kept.close()\n"
+     "    time.sleep(1000)\n",
+     "ended"},
     {"is_traced",  // by the monitor, which did not ask
      "import ctypes, signal\n"
      "@around(Plan, 'paths')\n"
@@ -264,13 +286,50 @@ del subprocess
 reached = signalled() + [int(p) for p in os.listdir('/proc') if p.isdigit()]
 )";
 
+// A helper of the package's, outside of every PID namespace, hears what the forked process is told and gets
+// the descriptors that came with it.
+constexpr char kMovesAnother[] = R"(
+import time, _socket
+@around(Zygote, 'fork')
+def fork(inner, self, fields, descriptors):
+    channel = os.dup(descriptors[0])
+    plan = inner(self, fields, descriptors)
+    if plan is None and os.fork() == 0:
+        if os.fork() != 0: os._exit(0)
+        for fd in helper['receive'](_socket.socket(fileno=channel))[1]:
+            try: os.write(fd, b'%d' % VICTIM)
+            except OSError: pass
+        os._exit(0)
+    if plan is None: os.wait()
+    os.close(channel)
+    return plan
+@around(Zygote, 'park')
+def park(inner, self, channel, others): helper['say'](channel, 'parked'); time.sleep(1000)
+)";
+// A program that never lets go of what told it to run.
+constexpr char kKeepsChannel[] = R"(
+read = os.read
+def keep(fd, size):
+    data = read(fd, size)
+    if data.startswith(b'op\0go'): os.dup(fd)
+    return data
+os.read = keep
+)";
+
 class ZygoteHostileTest : public ZygoteFixture, public testing::WithParamInterface<Package> {
  protected:
   static void SetUpTestSuite() {
     node_ = new Node;
+    victim_ = fork();
+    if (victim_ == 0) {
+      pause();
+      _exit(0);
+    }
     std::map<std::string, std::string> modules{{"hostile", kHostile}};
     for (const Package& package : kPackages) modules[package.name] = Cat(kImport, package.source);
     for (const Package& package : kImports) modules[package.name] = package.source;
+    modules["moves_another"] = Cat(kImport, "VICTIM = ", victim_, "\n", kMovesAnother);
+    modules["keeps_channel"] = Cat(kImport, kKeepsChannel);
     modules["replaces_fork"] = "import os\nos.fork = lambda: 0\n";
     modules["replaces_fork_by_nothing"] = "import os\nos.fork = lambda: None\n";
     modules["spies"] =
@@ -282,10 +341,19 @@ class ZygoteHostileTest : public ZygoteFixture, public testing::WithParamInterfa
     node_->KillDaemon(SIGTERM);
     node_->StartDaemon();
   }
+  static void TearDownTestSuite() {
+    kill(victim_, SIGKILL);
+    waitpid(victim_, nullptr, 0);
+    ZygoteFixture::TearDownTestSuite();
+  }
+  static inline pid_t victim_ = -1;  // a process of root's
 };
 
 TEST_P(ZygoteHostileTest, StartsPlainlyAndSaysWhy) {
   const Package& package = GetParam();
+  if (std::string_view(package.name) == "stays_in_cgroup" &&
+      access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0)
+    GTEST_SKIP() << "cgroup v2: the builder moves the process";
   const Run run =
       RunForked({"python3", "-c", "print('it runs')"}, {{"imports.cri-sock.io", package.name}}, true,
                 [&](api::ContainerConfig& config) {
@@ -334,6 +402,29 @@ stdout F capabilities {'0000000000000000'}
 stdout F cgroup []
 )");
   ASSERT_TRUE(RunForked({"python3", "-c", "1"}, {}).forked);  // it is there still
+}
+
+// Who opened a cgroup's file decides whom its descriptor moves.
+TEST_F(ZygoteHostileTest, AnImportMovesNobodyToAnotherCgroup) {
+  const std::string file = Cat("/proc/", victim_, "/cgroup");
+  const absl::StatusOr<std::string> before = ReadFile(file, 1 << 16);
+  ASSERT_TRUE(before.ok() && !before->empty());
+  const Run run =
+      RunForked({"python3", "-c", "print('it runs')"}, {{"imports.cri-sock.io", "moves_another"}});
+  EXPECT_FALSE(run.forked);
+  EXPECT_THAT(run.reason, HasSubstr("no answer within"));
+  EXPECT_EQ(ReadFile(file, 1 << 16).value_or("gone"), *before);
+  EXPECT_EQ(kill(victim_, 0), 0);
+}
+
+TEST_F(ZygoteHostileTest, AStartWaitsForNoPackage) {
+  const std::map<std::string, std::string> package{{"imports.cri-sock.io", "keeps_channel"}};
+  ASSERT_TRUE(RunForked({"python3", "-c", "1"}, package).forked);
+  const auto begin = std::chrono::steady_clock::now();
+  const Run run = RunForked({"python3", "-c", "import time; time.sleep(1000)"}, package, false);
+  EXPECT_TRUE(run.forked) << run.reason;
+  EXPECT_TRUE(run.status.ok()) << run.status.error_message();
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(30) * Slowness());
 }
 
 // Programs are forked by the C library's function, not by Python's: what a package makes of that is for its

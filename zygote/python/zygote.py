@@ -951,6 +951,7 @@ class Plan:
             raise Failed('protocol', 0, '`become` was expected')
         self.mount_ns = number(fields, 'mount_ns', 0)
         self.cgroups = number(fields, 'cgroups', 0)
+        self.cgroup_ns = number(fields, 'cgroup_ns', 0)
         if len(descriptors) != 3 + self.cgroups:
             raise Failed('protocol', 0, 'become: %d descriptors came' % len(descriptors))
         self.uid, self.gid = number(fields, 'uid', os.getuid()), number(fields, 'gid', os.getgid())
@@ -998,8 +999,6 @@ class Plan:
         stdio, cgroups = self.descriptors[:3], self.descriptors[3:]
         for fd in cgroups:
             trying('cgroup', 'enter cgroup', os.write, fd, b'0')
-        if cgroups:
-            checked('cgroup', 'make cgroup namespace', libc_unshare(NEWCGROUP))
         try:
             os.setsid()
         except OSError:
@@ -1021,6 +1020,8 @@ class Plan:
 
     def become(self):
         """The rest: in the container's mounts, with its rights."""
+        if self.cgroup_ns:
+            checked('cgroup', 'make cgroup namespace', libc_unshare(NEWCGROUP))
         entered = True
         try:
             os.chdir(self.cwd)

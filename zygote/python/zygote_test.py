@@ -673,7 +673,7 @@ class Container(Case):
                 seen = []
                 output, status = self.run_code(
                     self.zygote(), 'import os; print(os.readlink("/proc/self/ns/cgroup")); print(open("/proc/self/cgroup").read())',
-                    [('cgroups', 1)], [procs.fileno()], look=lambda pid: seen.append(open(cgroup + '/cgroup.procs').read() == '%d\n' % pid))
+                    [('cgroups', 1), ('cgroup_ns', 1)], [procs.fileno()], look=lambda pid: seen.append(open(cgroup + '/cgroup.procs').read() == '%d\n' % pid))
                 self.assertEqual((seen, status), ([True], 0))
                 self.assertNotIn(os.readlink('/proc/self/ns/cgroup'), output)
                 self.assertIn(':/\n', output)
