@@ -19,6 +19,7 @@ absl::StatusOr<monitor::Fork> LeanRuntime::ToFork(const ContainerSpec& spec, con
                                                   const Plan& plan) {
   monitor::Fork out;
   out.set_zygote_id(fork.zygote_id);
+  out.set_confined(fork.confined);
   out.set_parked_id(TakeParked(spec.sandbox_id, fork.zygote_id));
   const IdMappings &uids = spec.spec.uid_mappings, &gids = spec.spec.gid_mappings;
   ASSIGN_OR_RETURN(uint32_t uid, HostId(uids, plan.uid(), "user"));

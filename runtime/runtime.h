@@ -56,6 +56,7 @@ inline constexpr char kSandboxShm[] = "sandbox:shm";
 // A container's first process is forked from a Zygote that runs.
 struct ForkRequest {
   std::string zygote_id;
+  bool confined = false;     // the Zygote's filter lets it change no mount that the container can't
   Fields program{"become"};  // mode, target, argument, option, arg: zygote/protocol.md
 };
 

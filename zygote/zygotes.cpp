@@ -19,6 +19,7 @@
 #include "runtime/base/text.h"
 #include "runtime/container/mounts.h"
 #include "runtime/container/seccomp.h"
+#include "runtime/container/seccomp_profile.h"
 #include "zygote/helper.h"
 #include "zygote/requirement.h"
 
@@ -95,6 +96,20 @@ oci::Seccomp BaseFilter(oci::Seccomp filter) {
     });
   std::erase_if(filter.syscalls, [](const oci::SeccompSyscall& rule) { return rule.names.empty(); });
   filter.syscalls.push_back(std::move(own));
+  return filter;
+}
+
+// Where the pod has another filter, or none. What io_uring(7) was given before the barrier, credentials and
+// files, it would keep behind it, and nobody sees that from outside.
+oci::Seccomp WithoutRings() {
+  oci::SeccompSyscall rings;
+  rings.names = {"io_uring_setup"};
+  rings.action = "SCMP_ACT_ERRNO";
+  rings.errno_ret = ENOSYS;
+  oci::Seccomp filter;
+  filter.default_action = "SCMP_ACT_ALLOW";
+  filter.architectures = runtime::DefaultSeccompProfile({})->architectures;
+  filter.syscalls.push_back(std::move(rings));
   return filter;
 }
 
@@ -247,6 +262,7 @@ absl::StatusOr<Choice> Zygotes::Choose(const Wanted& given) {
   if (state == "ready" && wanted.sandbox_owner == entry->status.uid) {
     runtime::ForkRequest fork;
     fork.zygote_id = entry->status.id;
+    fork.confined = wanted.default_seccomp != nullptr;
     static constexpr const char* kModes[] = {"script", "module", "command"};
     fork.program.AddAll("arg", program->args);
     fork.program.Add("comm", wanted.args[0].substr(wanted.args[0].rfind('/') + 1));
@@ -581,8 +597,8 @@ absl::Status Zygotes::Make(Entry& entry, const std::string& id) {
   oci.process.args.emplace_back(kHelper);
   oci.process.env = entry.env;
   oci.process.cwd = "/";
-  if (entry.wanted.default_seccomp)
-    oci.seccomp = std::make_shared<oci::Seccomp>(BaseFilter(*entry.wanted.default_seccomp));
+  oci.seccomp = std::make_shared<oci::Seccomp>(
+      entry.wanted.default_seccomp ? BaseFilter(*entry.wanted.default_seccomp) : WithoutRings());
   oci.root_readonly = true;
   oci.hostname = "zygote";
   const std::string owner = Cat("uid=", entry.status.uid), group = Cat("gid=", entry.status.uid);

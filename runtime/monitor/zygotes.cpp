@@ -385,8 +385,7 @@ absl::Status Server::Enter(Forking& forking) {
   ASSIGN_OR_RETURN(forking.cgroups, ReadFile(Cat("/proc/", forking.builder, "/cgroup"), 1 << 16));
   ASSIGN_OR_RETURN(forking.root, PlaceOf(forking.builder, "root"));
   ASSIGN_OR_RETURN(forking.cwd, PlaceOf(forking.builder, "cwd"));
-  // The filter of a Zygote that has one allows no more mounts than the pod's.
-  if (forking.zygote_filters == 0) {
+  if (!forking.wanted->confined()) {
     ASSIGN_OR_RETURN(forking.mounts, ReadFile(Cat("/proc/", forking.builder, "/mountinfo"), 1 << 22));
   }
   const int fd = mounts.get();

@@ -316,6 +316,18 @@ def keep(fd, size):
 os.read = keep
 )";
 
+// A ring keeps the credentials of who made it, and needs no descriptor once it is registered.
+constexpr char kMakesRing[] = R"(
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+parameters = ctypes.create_string_buffer(120)
+@around(Plan, 'credentials')
+def credentials(inner, self):
+    ctypes.set_errno(0)
+    Plan.ring = os.strerror(ctypes.get_errno()) if libc.syscall(425, 1, parameters) < 0 else 'made'
+    inner(self)
+)";
+
 class ZygoteHostileTest : public ZygoteFixture, public testing::WithParamInterface<Package> {
  protected:
   static void SetUpTestSuite() {
@@ -330,6 +342,7 @@ class ZygoteHostileTest : public ZygoteFixture, public testing::WithParamInterfa
     for (const Package& package : kImports) modules[package.name] = package.source;
     modules["moves_another"] = Cat(kImport, "VICTIM = ", victim_, "\n", kMovesAnother);
     modules["keeps_channel"] = Cat(kImport, kKeepsChannel);
+    modules["makes_ring"] = Cat(kImport, kMakesRing);
     modules["replaces_fork"] = "import os\nos.fork = lambda: 0\n";
     modules["replaces_fork_by_nothing"] = "import os\nos.fork = lambda: None\n";
     modules["spies"] =
@@ -415,6 +428,18 @@ TEST_F(ZygoteHostileTest, AnImportMovesNobodyToAnotherCgroup) {
   EXPECT_THAT(run.reason, HasSubstr("no answer within"));
   EXPECT_EQ(ReadFile(file, 1 << 16).value_or("gone"), *before);
   EXPECT_EQ(kill(victim_, 0), 0);
+}
+
+TEST_F(ZygoteHostileTest, AnImportMakesNoRing) {
+  for (const auto profile : {api::SecurityProfile::Unconfined, api::SecurityProfile::RuntimeDefault}) {
+    const Run run = RunForked(
+        {"python3", "-c", "import makes_ring; print(makes_ring.Plan.ring)"},
+        {{"imports.cri-sock.io", "makes_ring"}}, true, [&](api::ContainerConfig& config) {
+          config.mutable_linux()->mutable_security_context()->mutable_seccomp()->set_profile_type(profile);
+        });
+    EXPECT_TRUE(run.forked) << run.reason;
+    EXPECT_THAT(run.log, ContainsRegex("Function not implemented|Operation not permitted"));
+  }
 }
 
 TEST_F(ZygoteHostileTest, AStartWaitsForNoPackage) {

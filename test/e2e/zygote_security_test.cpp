@@ -36,8 +36,9 @@ def answer(number, argument):
     status = os.waitpid(pid, 0)[1]
     # What waits is allowed too.
     return told or ('ok' if status == signal.SIGALRM else 'status %d' % status)
-vfork = 58  # shares the interpreter's memory
-for number in [n for n in range(480) if n != vfork] + [0x40000000 + n for n in range(0, 548, 9)] + [100000, -2]:
+# vfork shares the interpreter's memory; a forked program has no io_uring_setup, and for the filter's sake no strict mode
+left_out = 58, 425, 317
+for number in [n for n in range(480) if n not in left_out] + [0x40000000 + n for n in range(0, 548, 9)] + [100000, -2]:
     print(number, answer(number, 0), answer(number, -1))
 )";
 
@@ -108,7 +109,7 @@ print(os.waitpid(child, 0)[1])
 // What the kernel says of a process.
 constexpr char kCredentials[] = R"(
 import os
-skip = ('FDSize', 'Vm', 'Rss', 'Hugetlb', 'voluntary', 'nonvoluntary', 'Cpus', 'Mems', 'THP', 'Kthread', 'SigQ', 'Seccomp_filters', 'x86_Thread')
+skip = ('FDSize', 'Vm', 'Rss', 'Hugetlb', 'voluntary', 'nonvoluntary', 'Cpus', 'Mems', 'THP', 'Kthread', 'SigQ', 'Seccomp', 'x86_Thread')
 for line in open('/proc/self/status'):
     if not line.startswith(skip): print(line.rstrip())
 for file in ('uid_map', 'gid_map', 'setgroups', 'limits', 'oom_score_adj', 'loginuid', 'sessionid', 'personality', 'coredump_filter', 'timens_offsets', 'attr/current'):
