@@ -126,7 +126,7 @@ void Zygotes::Recall() {
   const json predictions = known.value("predictions", json::object());
   for (const auto& [pod, key] : predictions.items())
     if (key.is_string() && entries_.contains(key.get<std::string>()))
-      predictions_[pod] = {key.get<std::string>(), ""};
+      predictions_[pod] = {key.get<std::string>()};
 }
 
 }  // namespace sock::zygote

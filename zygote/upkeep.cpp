@@ -170,7 +170,9 @@ uint64_t Zygotes::Retained() {
     // What it has and is not charged for, another cgroup was.
     shared[child.zygote] +=
         child.memory.proportional_bytes - std::min(child.memory.proportional_bytes, child.charged);
-    heap[child.zygote] = std::max(heap[child.zygote], child.memory.zygote_heap_bytes);
+    // The container may have mapped a file of its own by that name: no Zygote's heap is beyond its limit.
+    heap[child.zygote] = std::max(heap[child.zygote], std::min(child.memory.zygote_heap_bytes,
+                                                               static_cast<uint64_t>(options_.memory_limit)));
   }
   std::erase_if(gone_,
                 [&](const auto& one) { return !by_id_.contains(one.first) && !looked.contains(one.first); });

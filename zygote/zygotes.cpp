@@ -29,13 +29,14 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-constexpr uint32_t kFirstUid = 0x7f000000, kUids = 1 << 20;
+constexpr uint32_t kFirstUid = 0x7f000000, kUids = 1 << 18;  // the file of all is read again: 12 MiB
 constexpr milliseconds kAnswer{10000};
 constexpr std::chrono::seconds kRetry{60};
 constexpr int kMakers = 4;       // imports at a time, one of a trust domain
 constexpr int kFailures = 3;     // in a row, until a Zygote is given up for a while
 constexpr int kProcesses = 512;  // at most, of one Zygote: its own, and those on their way to a container
 constexpr size_t kMaxRemembered = 4096;  // command lines, pods
+constexpr int kMaxStrangers = 4;         // of a kind of pods, in a row: for the next no Zygote is made
 // A Zygote that another one replaces ends so much later: sandboxes may be on their way to it.
 constexpr std::chrono::seconds kRetire{5};
 
@@ -236,6 +237,10 @@ absl::StatusOr<Choice> Zygotes::Choose(const Wanted& given) {
     }
   }
   choice.key = KeyOf(wanted, *program, env);
+  if (std::string strange = Strange(wanted, choice.key, env); !strange.empty()) {
+    ++misses_["strange"];
+    return plain("strange", std::move(strange));
+  }
   EntryPtr& entry = entries_[choice.key];
   const auto now = steady_clock::now();
   if (!entry) {
@@ -332,15 +337,38 @@ void Zygotes::Fail(Entry& entry, const std::string& reason) {
 }
 
 // With mutex_ held.
+Zygotes::Prediction& Zygotes::KindOf(const std::string& kind) {
+  if (predictions_.size() >= kMaxRemembered && !predictions_.contains(kind)) predictions_.clear();
+  return predictions_[kind];
+}
+
+// With mutex_ held. Why no Zygote is made for `key`; empty: one may be. Where each pod of a kind brings
+// variables of its own, as OTEL_RESOURCE_ATTRIBUTES with its name, no Zygote would ever serve a second one.
+std::string Zygotes::Strange(const Wanted& wanted, const std::string& key,
+                             const std::vector<std::string>& env) {
+  if (wanted.kinds.empty()) return "";
+  Prediction& known = KindOf(wanted.kinds[0]);
+  known.strangers = entries_.contains(key) ? 0 : known.strangers + 1;
+  if (known.strangers <= kMaxStrangers) return "";
+  std::vector<std::string> names;
+  if (auto last = entries_.find(known.key); last != entries_.end())
+    for (const std::string& variable : env)
+      if (std::ranges::find(last->second->env, variable) == last->second->env.end())
+        names.push_back(variable.substr(0, variable.find('=')));
+  return Cat("each pod of its kind asks for a Zygote of its own: ",
+             names.empty() ? "they differ" : Cat("they differ in ", absl::StrJoin(names, ", ")));
+}
+
+// With mutex_ held.
 void Zygotes::Learn(const Wanted& wanted, const Entry& entry) {
   for (const std::string& kind : wanted.kinds) {
-    if (predictions_.size() >= kMaxRemembered) predictions_.clear();
-    Prediction& known = predictions_[kind];
+    Prediction& known = KindOf(kind);
     if (known.sandbox == wanted.sandbox)
       if (auto other = entries_.find(known.key);
           other != entries_.end() && other->second->status.import_ms > entry.status.import_ms)
         continue;
-    known = {entry.status.key, wanted.sandbox};
+    known.key = entry.status.key;
+    known.sandbox = wanted.sandbox;
   }
 }
 
@@ -360,7 +388,7 @@ std::string Zygotes::Predict(const std::vector<std::string>& kinds, const std::s
     auto known = predictions_.end();
     for (auto kind = kinds.begin(); kind != kinds.end() && known == predictions_.end(); ++kind)
       known = predictions_.find(*kind);
-    if (known == predictions_.end()) return "";
+    if (known == predictions_.end() || known->second.strangers > kMaxStrangers) return "";
     auto found = entries_.find(known->second.key);
     if (found == entries_.end() || found->second->status.state != "ready") return "";
     entry = found->second;

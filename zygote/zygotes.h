@@ -155,12 +155,18 @@ class Zygotes {
     std::chrono::steady_clock::time_point rotate_at;
   };
   using EntryPtr = std::shared_ptr<Entry>;
+  struct Prediction {
+    std::string key, sandbox;  // `sandbox`: of the pod that it was learnt from
+    int strangers = 0;         // containers in a row, each with a key that none had before
+  };
 
   static std::string KeyOf(const Wanted& wanted, const Program& program, const std::vector<std::string>& env);
   absl::StatusOr<Program> ProgramOf(const Wanted& wanted);
   absl::StatusOr<uint32_t> UidOf(const std::string& key);
   // With mutex_ held.
+  Prediction& KindOf(const std::string& kind);
   void Learn(const Wanted& wanted, const Entry& entry);
+  std::string Strange(const Wanted& wanted, const std::string& key, const std::vector<std::string>& env);
   void Fail(Entry& entry, const std::string& reason);
   std::deque<std::string>::iterator NextKey();
   int Wished(const Entry& entry, std::chrono::steady_clock::time_point now) const;
@@ -189,11 +195,8 @@ class Zygotes {
   std::mutex mutex_;
   std::condition_variable wake_;
   bool closing_ = false;
-  std::map<std::string, EntryPtr> entries_;   // by key
-  std::map<std::string, std::string> by_id_;  // Zygote to key
-  struct Prediction {
-    std::string key, sandbox;  // `sandbox`: of the pod that it was learnt from
-  };
+  std::map<std::string, EntryPtr> entries_;        // by key
+  std::map<std::string, std::string> by_id_;       // Zygote to key
   std::map<std::string, Prediction> predictions_;  // by kind of pod
   struct Foretold {
     std::string key;

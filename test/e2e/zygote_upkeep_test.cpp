@@ -9,6 +9,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -78,7 +79,8 @@ class ZygoteUpkeepTest : public testing::Test {
     bool forked = false;
     json info;
   };
-  static Started Run(const std::string& module = "", const std::vector<std::string>& command = kWaits) {
+  static Started Run(const std::string& module = "", const std::vector<std::string>& command = kWaits,
+                     const std::map<std::string, std::string>& variables = {}) {
     static int number = 0;
     api::PodSandboxConfig pod = node_->PodConfig(Cat("u", ++number));
     pod.set_hostname("pod");
@@ -88,6 +90,11 @@ class ZygoteUpkeepTest : public testing::Test {
     started.pod = node_->RunPod(pod, "sock");
     api::ContainerConfig config = node_->ContainerConfig(pod.metadata().name(), command);
     config.mutable_image()->set_image(image_);
+    for (const auto& [key, value] : variables) {
+      api::KeyValue* variable = config.add_envs();
+      variable->set_key(key);
+      variable->set_value(value);
+    }
     *config.mutable_linux()->mutable_security_context()->mutable_namespace_options() =
         pod.linux().security_context().namespace_options();
     started.container = node_->Create(started.pod, pod, config);
@@ -181,6 +188,22 @@ TEST_F(ZygoteUpkeepTest, ParkedProcessesFollowDemand) {
   EXPECT_TRUE(Until([&] { return ZygoteOf().at("parked").get<int>() >= 1; }));
   for (int i = 0; i < 8; ++i) Run();
   EXPECT_TRUE(Until([&] { return ZygoteOf().at("parked").get<int>() == 6; })) << ZygoteOf();
+}
+
+TEST_F(ZygoteUpkeepTest, PodsThatAllDifferGetNoZygoteEach) {
+  Configure("learn = false\n");
+  const auto run = [](const std::string& name) {
+    return Run("", kWaits, {{"OTEL_RESOURCE_ATTRIBUTES", Cat("k8s.pod.name=", name)}});
+  };
+  const size_t before = Verbose("zygotes").size();
+  for (int i = 0; i < 4; ++i) run(Cat("p", i));
+  for (int i = 4; i < 7; ++i)
+    EXPECT_THAT(run(Cat("p", i)).info.at("notForked").get<std::string>(),
+                HasSubstr("they differ in OTEL_RESOURCE_ATTRIBUTES"));
+  EXPECT_EQ(Verbose("zygotes").size(), before + 4);
+  // Who is known is served, and after it others may come again.
+  EXPECT_TRUE(Until([&] { return run("p0").forked; }));
+  EXPECT_EQ(run("p8").info.at("notForked"), "its Zygote is being made");
 }
 
 TEST_F(ZygoteUpkeepTest, ZygotesAreReplacedAfterSoManyForks) {
