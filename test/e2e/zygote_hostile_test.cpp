@@ -172,7 +172,7 @@ constexpr Package kPackages[] = {
      "    os.write(channel, b'op\\0' + b'x' * 160000); return inner(self, channel, others)\n",
      "ended"},
     {"sends_descriptor",  // of a socket that close(2) waits for
-     "import socket, struct, time\n"
+     "import signal, socket, struct\n"
      "@around(Plan, 'prepare')\n"
      "def prepare(inner, self, channel): Plan.channel = channel; inner(self, channel)\n"
      "@around(Plan, 'paths')\n"
@@ -188,7 +188,7 @@ constexpr Package kPackages[] = {
      "    channel = socket.socket(fileno=self.channel)\n"
      "    for _ in range(2): socket.send_fds(channel, [b'x'], [kept.fileno()])\n"
      "    kept.close()\n"
-     "    time.sleep(1000)\n",
+     "    signal.pause()\n",
      "ended"},
     {"is_traced",  // by the monitor, which did not ask
      "import ctypes, signal\n"
@@ -289,7 +289,7 @@ reached = signalled() + [int(p) for p in os.listdir('/proc') if p.isdigit()]
 // A helper of the package's, outside of every PID namespace, hears what the forked process is told and gets
 // the descriptors that came with it.
 constexpr char kMovesAnother[] = R"(
-import time, _socket
+import signal, _socket
 @around(Zygote, 'fork')
 def fork(inner, self, fields, descriptors):
     channel = os.dup(descriptors[0])
@@ -304,7 +304,7 @@ def fork(inner, self, fields, descriptors):
     os.close(channel)
     return plan
 @around(Zygote, 'park')
-def park(inner, self, channel, others): helper['say'](channel, 'parked'); time.sleep(1000)
+def park(inner, self, channel, others): helper['say'](channel, 'parked'); signal.pause()
 )";
 // A program that never lets go of what told it to run.
 constexpr char kKeepsChannel[] = R"(
@@ -446,7 +446,7 @@ TEST_F(ZygoteHostileTest, AStartWaitsForNoPackage) {
   const std::map<std::string, std::string> package{{"imports.cri-sock.io", "keeps_channel"}};
   ASSERT_TRUE(RunForked({"python3", "-c", "1"}, package).forked);
   const auto begin = std::chrono::steady_clock::now();
-  const Run run = RunForked({"python3", "-c", "import time; time.sleep(1000)"}, package, false);
+  const Run run = RunForked({"python3", "-c", "import signal; signal.pause()"}, package, false);
   EXPECT_TRUE(run.forked) << run.reason;
   EXPECT_TRUE(run.status.ok()) << run.status.error_message();
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(30) * Slowness());
